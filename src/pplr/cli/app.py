@@ -1,0 +1,87 @@
+"""The program `pplr`: its commands, and what happens to errors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from pplr.cli import (
+    INTERRUPTED,
+    compare,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    init,
+    models,
+    recommend,
+    run,
+)
+from pplr.cli.terminal import say, show_error
+from pplr.errors import PplrError
+
+
+class Commands(TyperGroup):
+    """Turns mistakes of the person at the keyboard into sentences and exit codes; other exceptions stay as they are."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except PplrError as error:
+            show_error(error)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as interrupt:
+            say("Interrupted.")
+            raise typer.Exit(INTERRUPTED) from interrupt
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+FIRST, USE, CARE = "First steps", "Runs and what to do with them", "Data, models, this machine"
+
+app.command("demo", rich_help_panel=FIRST)(demo.demo)
+app.command("init", rich_help_panel=FIRST)(init.init)
+app.command("run", rich_help_panel=USE)(run.run)
+app.command("evaluate", rich_help_panel=USE)(evaluate.evaluate)
+app.command("recommend", rich_help_panel=USE)(recommend.recommend)
+app.command("compare", rich_help_panel=USE)(compare.compare)
+app.add_typer(data.app, name="data", rich_help_panel=CARE)
+app.add_typer(models.app, name="models", rich_help_panel=CARE)
+app.command("doctor", rich_help_panel=CARE)(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"pplr {version('pplr')}")
+        raise typer.Exit
+
+
+@app.callback()
+def pplr(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Fine-tune a language-model recommender together with others, without sharing interaction data.
+
+    First steps:
+      pplr demo                           see it work on real data in five minutes
+      pplr init --events e.csv --items i.csv    write a configuration for your data
+      pplr run pplr.toml                  train, measure, write a report
+      pplr recommend runs/run --client client-0 --history "Heat; Alien"
+
+    Exit codes: 0 done, 1 unexpected error, 2 command line or configuration, 3 data,
+    4 model, 5 run folder, 6 numbers that are not finite, 7 disk, 130 interrupted.
+    """

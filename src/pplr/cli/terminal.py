@@ -1,0 +1,69 @@
+"""Where output goes: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from pplr.errors import PplrError
+
+FILE_WIDTH = 120
+"""Columns of what is written to a file or a pipe; the variable COLUMNS overrides it."""
+
+
+def results() -> Console:
+    """Return the console on stdout, for tables that a person asked for."""
+    return _console(stderr=False)
+
+
+def messages() -> Console:
+    """Return the console on stderr, for progress, hints and errors."""
+    return _console(stderr=True)
+
+
+def write_json(value: Any) -> None:
+    """Write a JSON document to stdout; numbers that JSON does not know (NaN, infinity) become null."""
+    sys.stdout.write(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def show_error(error: PplrError) -> None:
+    """Write an error's sentences to stderr, one line each."""
+    console = messages()
+    lines = str(error).splitlines() or [type(error).__name__]
+    console.print("Error:", style="bold red", end=" ")
+    if len(lines) == 1:
+        say(lines[0], console)
+        return
+    say(f"{len(lines)} things are wrong.", console)
+    for line in lines:
+        say(f"- {line}", console)
+
+
+def say(text: str, console: Console | None = None) -> None:
+    """Write a line of plain text, by default to stderr; long ones are broken on a terminal only."""
+    console = console or messages()
+    console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = FILE_WIDTH
+    return console
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

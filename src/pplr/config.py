@@ -1,0 +1,200 @@
+"""The configuration of a run: TOML in, one typed and frozen object out, all mistakes at once."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pplr.data.clients import ClientSettings, KMeansClients
+from pplr.data.settings import DataSettings, resolve_paths
+from pplr.errors import ConfigError, nearest
+from pplr.federation.settings import FederationSettings
+from pplr.federation.strategies import Centralised, FedAvg, Local, Pplr
+from pplr.models.settings import BackboneSettings, SequenceSettings
+from pplr.training.settings import TrainingSettings
+
+StrategySettings = Annotated[Union[Pplr, FedAvg, Local, Centralised], Field(discriminator="kind")]  # noqa: UP007
+
+
+class EvaluationSettings(BaseModel):
+    """What is measured, on whom."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ks: tuple[int, ...] = Field((5, 10, 20, 50), min_length=1, description="Cut-offs K of Recall@K and NDCG@K.")
+    max_users: int | None = Field(
+        None, ge=1, description="Held-out users per client and part, sampled once by the seed; absent: all of them."
+    )
+    mask_history: bool = Field(
+        True, description="Items of the history cannot be recommended. Set false where people choose the same again."
+    )
+    select_by: Literal["auto", "ndcg@10", "loss"] = Field(
+        "auto", description="Validation measure that keeps rows and stops runs; auto: what suits the backbone."
+    )
+    baselines: bool = Field(True, description="Measure popularity, transitions, and the others beside the model.")
+    examples: int = Field(3, ge=0, le=100, description="Recommendations per client that are shown in the report.")
+
+
+class Config(BaseModel):
+    """Everything that decides a run's result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field("run", pattern=r"^[\w.-]+$", description="Name of the run, and of its folder below runs/.")
+    seed: int = Field(1, ge=0, description="All randomness comes from it.")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N; auto takes a GPU if any."
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads; absent: torch's choice.")
+    data: DataSettings = Field(default_factory=lambda: DataSettings(demo="movietweetings"), description="The data.")
+    clients: ClientSettings = Field(default=KMeansClients(), description="Who owns which users.")
+    backbone: BackboneSettings = Field(default=SequenceSettings(), description="The recommender.")
+    training: TrainingSettings = Field(default=TrainingSettings(), description="Local training of one client.")
+    federation: FederationSettings = Field(default=FederationSettings(), description="Rounds.")
+    strategy: StrategySettings = Field(default=Pplr(), description="How the clients' rows are combined.")
+    evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="What is measured.")
+
+
+SECTION_KINDS = {"clients": "kmeans", "backbone": "sequence", "strategy": "pplr"}
+"""Sections that come in kinds, and the kind that is meant where none is given."""
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Return the configuration in a TOML file, with `overrides` such as "training.epochs=3" applied.
+
+    Relative paths in it start at the file's folder.
+
+    Raises:
+        ConfigError: one sentence for each thing that is wrong.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as problem:
+        raise ConfigError(f"The configuration {path} does not exist. Write one with `pplr init {path}`.") from problem
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"The configuration {path} cannot be read: {problem}.") from problem
+    except tomllib.TOMLDecodeError as problem:
+        raise ConfigError(f"The configuration {path} is not valid TOML: {problem}.") from problem
+    for override in overrides:
+        _apply(data, override)
+    return parse_config(data, path.parent.resolve())
+
+
+def parse_config(data: Mapping[str, Any], base: Path) -> Config:
+    """Return the configuration in a nested mapping; relative paths start at `base`.
+
+    Raises:
+        ConfigError: one sentence for each thing that is wrong.
+    """
+    filled: dict[str, Any] = dict(data)
+    for section, kind in SECTION_KINDS.items():
+        value = filled.get(section)
+        if isinstance(value, Mapping) and "kind" not in value:
+            filled[section] = {"kind": kind, **value}
+    try:
+        config = Config.model_validate(filled)
+    except ValidationError as problem:
+        raise ConfigError(list(_sentences(problem))) from problem
+    update: dict[str, Any] = {"data": resolve_paths(config.data, base)}
+    prompt = getattr(config.backbone, "prompt", "")
+    if prompt.endswith(".toml"):
+        update["backbone"] = config.backbone.model_copy(update={"prompt": str((base / prompt).resolve())})
+    return config.model_copy(update=update)
+
+
+def config_toml(config: Config) -> str:
+    """Return the resolved configuration as TOML: every value, also those that were defaults."""
+    return tomlkit.dumps(_without_none(config.model_dump(mode="json")))
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """Return the dotted names of all values in which two configurations differ."""
+    flat_one, flat_other = dict(_flat(one.model_dump(mode="json"))), dict(_flat(other.model_dump(mode="json")))
+    return sorted(key for key in flat_one.keys() | flat_other.keys() if flat_one.get(key) != flat_other.get(key))
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return value
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals or not name.strip():
+        raise ConfigError(f"--set needs NAME=VALUE, for example training.epochs=3; got {override!r}.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a text
+    *sections, key = name.strip().split(".")
+    place: Any = data
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"--set {override}: {section} is a value, not a section.")
+    place[key] = value
+
+
+def _sentences(problem: ValidationError) -> Iterator[str]:
+    for error in problem.errors():
+        where = [str(part) for part in error["loc"]]
+        path = _shown(where)
+        given = error.get("input")
+        if error["type"] == "extra_forbidden":
+            allowed = _allowed(where[:-1])
+            section = f"[{_shown(where[:-1])}]" if len(where) > 1 else "the top level"
+            yield f"{path}: there is no such key in {section}.{nearest(where[-1], allowed)} Keys: {', '.join(allowed)}."
+        elif error["type"] == "union_tag_invalid":
+            context = error["ctx"]
+            kinds = [kind.strip("' ") for kind in str(context["expected_tags"]).split(",")]
+            tag = str(context["tag"])
+            yield f"{path}.kind: there is no kind {tag!r}.{nearest(tag, kinds)} Kinds: {', '.join(kinds)}."
+        elif error["type"] == "missing":
+            yield f"{path}: this key is missing. Add it to the configuration."
+        elif error["type"] == "value_error":
+            yield f"{path}: {str(error['ctx']['error']).rstrip('.')}."
+        else:
+            yield f"{path} = {given!r}: {error['msg'][0].lower()}{error['msg'][1:].rstrip('.')}."
+
+
+def _shown(where: Sequence[str]) -> str:
+    """Return a dotted name without the kinds that pydantic puts between a section and its keys."""
+    return ".".join(
+        part
+        for i, part in enumerate(where)
+        if not (i == 1 and where[0] in _variants() and part in _variants()[where[0]])
+    )
+
+
+def _allowed(where: Sequence[str]) -> list[str]:
+    model: Any = Config
+    for i, part in enumerate(where):
+        if i == 1 and where[0] in _variants() and part in _variants()[where[0]]:
+            model = _variants()[where[0]][part]
+        elif isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = model.model_fields[part].annotation
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _variants() -> dict[str, dict[str, type[BaseModel]]]:
+    from typing import get_args
+
+    found: dict[str, dict[str, type[BaseModel]]] = {}
+    for section in SECTION_KINDS:
+        members = get_args(Config.model_fields[section].annotation)
+        found[section] = {str(member.model_fields["kind"].default): member for member in members}
+    return found

@@ -1,0 +1,35 @@
+"""Ranking, metrics, balance, bootstrap and simple baselines: how good a recommender is, and for whom."""
+
+from __future__ import annotations
+
+from pplr.evaluation.balance import Balance, balance, balances, per_client
+from pplr.evaluation.baselines import BASELINES, fit_baselines
+from pplr.evaluation.bootstrap import Difference, bootstrap_difference, compare, mean_over_users, worst_client
+from pplr.evaluation.evaluate import UserMetrics, evaluate
+from pplr.evaluation.metrics import DEFAULT_KS, METRICS, measure, metric_key
+from pplr.evaluation.ranking import Ranks, rank_targets, top_items
+from pplr.evaluation.scorer import Scorer
+
+__all__ = [
+    "BASELINES",
+    "DEFAULT_KS",
+    "METRICS",
+    "Balance",
+    "Difference",
+    "Ranks",
+    "Scorer",
+    "UserMetrics",
+    "balance",
+    "balances",
+    "bootstrap_difference",
+    "compare",
+    "evaluate",
+    "fit_baselines",
+    "mean_over_users",
+    "measure",
+    "metric_key",
+    "per_client",
+    "rank_targets",
+    "top_items",
+    "worst_client",
+]

@@ -1,0 +1,106 @@
+"""Evaluate a scorer: one value per user and metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from pplr.data.dataset import Ints, Queries
+from pplr.errors import DataError, RunError, StorageError
+from pplr.evaluation.metrics import DEFAULT_KS, measure
+from pplr.evaluation.ranking import Floats, rank_targets
+from pplr.evaluation.scorer import Scorer
+
+USER_COLUMN = "user"
+
+
+@dataclass(frozen=True)
+class UserMetrics:
+    """Metrics of single users, from which every mean, balance measure and interval is computed.
+
+    Attributes:
+        users: [n] user codes, each once.
+        values: metric key such as "recall@10" -> [n] values; NaN where a user had no targets.
+    """
+
+    users: Ints
+    values: Mapping[str, Floats]
+
+    def __post_init__(self) -> None:
+        if wrong := [key for key, column in self.values.items() if column.shape != self.users.shape]:
+            raise DataError(
+                f"The metric '{wrong[0]}' has {len(self.values[wrong[0]])} values for {len(self.users)} users. "
+                f"Give one value per user."
+            )
+        if len(np.unique(self.users)) != len(self.users):
+            raise DataError("A user occurs more than once in the metrics. Evaluate each user once per data set.")
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def overall(self) -> dict[str, float]:
+        """Return the mean over users of every metric; users without a value are left out, NaN if nobody has one."""
+        return {key: mean_of_known(column) for key, column in self.values.items()}
+
+    def save(self, path: Path) -> None:
+        """Write a Parquet file: column "user" (int64), then one float64 column per metric. Written whole or not at all.
+
+        Raises:
+            StorageError: the disk is full or not writable.
+        """
+        partial = path.with_name(path.name + ".partial")
+        try:
+            pl.DataFrame({USER_COLUMN: self.users, **self.values}).write_parquet(partial)
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise StorageError(
+                f"The metrics could not be written to {path}: {error}. Make room or choose another folder."
+            ) from error
+
+    @staticmethod
+    def load(path: Path) -> UserMetrics:
+        """Read what `save` wrote.
+
+        Raises:
+            RunError: there is no such file, or it does not hold metrics of users.
+        """
+        if not path.is_file():
+            raise RunError(f"There are no metrics of users at {path}. Evaluate the run first.")
+        try:
+            table = pl.read_parquet(path)
+            users = table[USER_COLUMN].cast(pl.Int64).to_numpy()
+            columns = table.drop(USER_COLUMN)
+            return UserMetrics(users, {column.name: column.cast(pl.Float64).to_numpy() for column in columns})
+        except (OSError, pl.exceptions.PolarsError, DataError) as error:
+            raise RunError(
+                f"The file {path} does not hold metrics of users ({error}). Delete it and evaluate the run again."
+            ) from error
+
+
+def evaluate(
+    scorer: Scorer,
+    queries: Queries,
+    items: int,
+    ks: Sequence[int] = DEFAULT_KS,
+    *,
+    mask_history: bool = True,
+    batch: int = 256,
+) -> UserMetrics:
+    """Rank the catalogue of `items` for every query and measure Recall@K and NDCG@K for each user.
+
+    See `rank_targets` for the ranking and its errors, and `measure` for the metrics. `batch` changes memory and speed
+    (about 25 bytes per user of the batch and item with float32 scores), never the result.
+    """
+    ranks = rank_targets(scorer, queries, items, mask_history=mask_history, batch=batch)
+    return UserMetrics(queries.users, measure(ranks, ks))
+
+
+def mean_of_known(values: Floats) -> float:
+    """Return the mean of the values that are not NaN, and NaN where there is none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

@@ -1,0 +1,164 @@
+"""A client: one silo's data, the shared frozen backbone, and the little that the silo remembers between rounds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pplr.data.dataset import ClientData, Ints, Part, Queries
+from pplr.evaluation import UserMetrics, evaluate
+from pplr.federation.messages import ClientInfo, EvaluateTask, Report, TrainTask, Update
+from pplr.models.backbone import Backbone
+from pplr.seeds import numpy_generator
+from pplr.training import Place, StepProgress, TrainingSettings, mean_loss, train_locally
+
+SelectBy = Literal["ndcg@10", "loss"]
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How clients measure themselves.
+
+    Attributes:
+        ks: cut-offs of recall and NDCG.
+        max_users: at most this many held-out users per client and part, sampled once; None for all.
+        mask_history: items of the history cannot be recommended.
+        select_by: the validation measure by which the best row is kept.
+        batch_users: users that are ranked at once.
+    """
+
+    ks: tuple[int, ...]
+    max_users: int | None
+    mask_history: bool
+    select_by: SelectBy
+    batch_users: int = 256
+
+
+class Client:
+    """Trains and measures rows on the data of one silo, which never leaves it.
+
+    Attributes:
+        info: name and size.
+        private: [P - S] the parameters that are never shared.
+        best: [P] the whole row with the best validation score so far, or None before the first validation.
+        best_score: its score, higher is better; minus infinity at first.
+    """
+
+    def __init__(
+        self,
+        data: ClientData,
+        backbone: Backbone[Any],
+        training: TrainingSettings,
+        measuring: Measuring,
+        seed: int,
+    ) -> None:
+        self._data = data
+        self._backbone = backbone
+        self._training = training
+        self._measuring = measuring
+        self._seed = seed
+        self._examples = backbone.examples(data.training)
+        self._queries = {
+            Part.VALIDATION: self._sampled(data.validation, "validation"),
+            Part.TEST: self._sampled(data.test, "test"),
+        }
+        self.info = ClientInfo(data.name, len(self._examples))
+        shared = backbone.layout.shared
+        self.private: Tensor = backbone.layout.initial_row(seed)[shared:].to(backbone.device)
+        self.best: Tensor | None = None
+        self.best_score = -math.inf
+
+    @property
+    def select_by(self) -> SelectBy:
+        """The validation measure by which the best row is kept."""
+        return self._measuring.select_by
+
+    @property
+    def users(self) -> Ints:
+        """User codes of this client."""
+        return self._data.users
+
+    def queries(self, part: Part) -> Queries:
+        """Return the held-out queries that this client measures itself on."""
+        return self._queries[part]
+
+    def limit_examples(self, count: int) -> None:
+        """Keep `count` training examples at most, sampled by the seed."""
+        if count < len(self._examples):
+            self._examples = self._examples.select(self._sample(len(self._examples), count, "examples"))
+            self.info = ClientInfo(self.info.name, len(self._examples))
+
+    def row(self, shared: Tensor) -> Tensor:
+        """Return the whole row [P]: the given shared part [S] and this client's private part."""
+        return torch.cat([shared.to(self.private), self.private])
+
+    def train(self, task: TrainTask, report: Callable[[StepProgress], None] | None = None) -> Update:
+        """Return the update after local training from `task.row`; the private part is remembered."""
+        place = Place(self._seed, self.info.name, task.round, task.progress)
+        result = train_locally(self._backbone, self.row(task.row), self._examples, self._training, place, report)
+        shared = self._backbone.layout.shared
+        self.private = result.row[shared:].clone()
+        return Update(
+            self.info.name,
+            task.round,
+            result.row[:shared],
+            result.loss,
+            result.targets,
+            result.tokens,
+            result.seconds,
+        )
+
+    def evaluate(self, task: EvaluateTask) -> Report:
+        """Return the loss on held-out events and, where asked for, the ranking metrics.
+
+        A validation keeps the row if it is the best so far.
+        """
+        started = time.perf_counter()
+        row = self.best_row() if task.row is None else self.row(task.row)
+        parameters = self._backbone.layout.views(row)
+        queries = self._queries[task.part]
+        held_out = self._backbone.query_examples(queries)
+        loss, _ = mean_loss(self._backbone, parameters, held_out, self._training.batch_tokens * 2)
+        per_user = self._ranked(queries, row) if task.rank and len(queries) else None
+        metrics = {} if per_user is None else per_user.overall()
+        improved = task.part is Part.VALIDATION and self._keep(row, metrics, loss)
+        seconds = time.perf_counter() - started
+        return Report(self.info.name, task.part, loss, len(queries), metrics, improved, per_user, seconds)
+
+    def _ranked(self, queries: Queries, row: Tensor) -> UserMetrics:
+        scorer = self._backbone.scorer(self._backbone.layout.views(row))
+        m = self._measuring
+        return evaluate(scorer, queries, self._backbone.items, m.ks, mask_history=m.mask_history, batch=m.batch_users)
+
+    def _keep(self, row: Tensor, metrics: dict[str, float], loss: float) -> bool:
+        score = metrics.get("ndcg@10", math.nan) if self._measuring.select_by == "ndcg@10" else -loss
+        if math.isnan(score):  # nothing to choose by: the newest row is kept
+            self.best = row.clone()
+            return False
+        if score <= self.best_score:
+            return False
+        self.best, self.best_score = row.clone(), score
+        return True
+
+    def best_row(self) -> Tensor:
+        """Return the whole row [P] with the best validation score."""
+        if self.best is None:
+            raise ValueError(f"Client {self.info.name} has not validated any row yet.")
+        return self.best
+
+    def _sampled(self, queries: Queries, part: str) -> Queries:
+        limit = self._measuring.max_users
+        if limit is None or limit >= len(queries):
+            return queries
+        return queries.select(self._sample(len(queries), limit, part))
+
+    def _sample(self, count: int, limit: int, what: str) -> Ints:
+        generator = numpy_generator(self._seed, "sample", what, self._data.name)
+        return np.sort(generator.choice(count, size=limit, replace=False)).astype(np.int64)

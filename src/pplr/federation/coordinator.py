@@ -1,0 +1,227 @@
+"""The round loop: train, compare, mix, validate, keep. It sees rows and numbers, and no layer, text or interaction."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pplr.data.dataset import Part
+from pplr.errors import CheckpointError
+from pplr.federation.checkpoints import Checkpoint, CheckpointStore
+from pplr.federation.client import SelectBy
+from pplr.federation.engines.base import Engine
+from pplr.federation.events import Event, Observer
+from pplr.federation.history import ClientRound, RoundRecord
+from pplr.federation.messages import EvaluateTask, Report, TrainTask, Update
+from pplr.federation.settings import FederationSettings
+from pplr.federation.strategies import Cohort, Mixing, Strategy
+from pplr.models.bank import AdapterBank, gram
+from pplr.seeds import numpy_generator
+
+
+@dataclass
+class Progress:
+    """Where the run stands; with the bank and the engine's state this is all there is to a checkpoint.
+
+    Attributes:
+        history: the finished rounds.
+        best_score: best validation score over all clients so far.
+        best_round: the round that reached it; 0 before the first.
+    """
+
+    history: list[RoundRecord]
+    best_score: float = -math.inf
+    best_round: int = 0
+
+
+class Coordinator:
+    """Runs the rounds of one federation.
+
+    Attributes:
+        bank: the shared rows of all clients, in the order of their names.
+        progress: the finished rounds.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        strategy: Strategy,
+        settings: FederationSettings,
+        initial_row: Tensor,
+        *,
+        seed: int,
+        select_by: SelectBy,
+        store: CheckpointStore | None = None,
+        observer: Observer,
+    ) -> None:
+        self._engine = engine
+        self._strategy = strategy
+        self._settings = settings
+        self._seed = seed
+        self._select_by = select_by
+        self._store = store
+        self._observe = observer
+        self._clients = engine.clients
+        self.bank = AdapterBank.of_equal_rows([client.name for client in self._clients], initial_row)
+        self.progress = Progress([])
+
+    def resume(self) -> None:
+        """Go back to the newest checkpoint.
+
+        Raises:
+            CheckpointError: there is none, it is damaged, or it belongs to other clients or another model.
+        """
+        if self._store is None:
+            raise CheckpointError("This run keeps no checkpoints, so it cannot be resumed. Give it a folder.")
+        checkpoint = self._store.newest()
+        if checkpoint.clients != self.bank.clients or checkpoint.rows.shape != self.bank.rows.shape:
+            raise CheckpointError(
+                f"The checkpoint holds {len(checkpoint.clients)} clients with rows of {checkpoint.rows.shape[1]:,} "
+                f"numbers, this run has {len(self.bank)} with {self.bank.rows.shape[1]:,}: the data or the model has "
+                "changed. Start again without --resume, in another folder."
+            )
+        self._engine.restore(checkpoint.engine)
+        self.bank = AdapterBank(checkpoint.clients, checkpoint.rows.to(self.bank.rows.device))
+        history = [RoundRecord.model_validate(record) for record in checkpoint.state["history"]]
+        score = checkpoint.state["best_score"]
+        self.progress = Progress(history, -math.inf if score is None else score, checkpoint.state["best_round"])
+        self._observe(Event("resumed", checkpoint.round))
+
+    @property
+    def finished(self) -> bool:
+        """All rounds are done, or the validation score has not improved for too long."""
+        done = len(self.progress.history)
+        waited = done - self.progress.best_round
+        return done >= self._settings.rounds or waited >= self._settings.patience
+
+    def run(self) -> Progress:
+        """Run rounds until finished, with a checkpoint after each, and return where the run stands."""
+        while not self.finished:
+            record = self._round(len(self.progress.history) + 1)
+            self.progress.history.append(record)
+            if record.score is None or record.score > self.progress.best_score:
+                self.progress.best_round = record.round
+                self.progress.best_score = -math.inf if record.score is None else record.score
+            self._save(record.round)
+        return self.progress
+
+    def _round(self, number: int) -> RoundRecord:
+        clock = [time.perf_counter()]
+        names = self._participants(number)
+        self._observe(Event("round_started", number, data={"rounds": self._settings.rounds, "clients": list(names)}))
+        received = self.bank.rows.clone() if self._strategy.similarity_of == "updates" else None
+        progress = (number - 1) / self._settings.rounds
+        tasks = [TrainTask(name, number, progress, self.bank.row(name)) for name in names]
+        updates = {update.client: update for update in self._engine.train(tasks, self._observe)}
+        for update in updates.values():
+            data = {"loss": update.loss, "tokens": update.tokens, "seconds": update.seconds}
+            self._observe(Event("client_trained", number, update.client, data))
+        clock.append(time.perf_counter())
+        mixing = self._aggregate(number, updates, received)
+        clock.append(time.perf_counter())
+        reports = self._validate(number)
+        clock.append(time.perf_counter())
+        seconds = dict(zip(("train", "aggregate", "validate"), np.diff(clock).tolist(), strict=True))
+        record = self._record(number, updates, reports, mixing, seconds | {"total": clock[-1] - clock[0]})
+        self._observe(Event("round_finished", number, data={"score": record.score, "seconds": record.seconds}))
+        return record
+
+    def _participants(self, number: int) -> list[str]:
+        names = self.bank.clients
+        count = self._settings.per_round(len(names))
+        if count == len(names):
+            return list(names)
+        chosen = numpy_generator(self._seed, "participants", number).choice(len(names), size=count, replace=False)
+        return [names[index] for index in sorted(chosen)]
+
+    def _aggregate(self, number: int, updates: dict[str, Update], received: Tensor | None) -> Mixing:
+        for name, update in updates.items():
+            self.bank.row(name).copy_(update.row)
+        similarity_of = self._strategy.similarity_of
+        products = None if similarity_of is None else gram(self.bank.rows, received).cpu().numpy()
+        losses = [updates[name].loss if name in updates else math.nan for name in self.bank.clients]
+        cohort = Cohort(
+            number,
+            np.array([name in updates for name in self.bank.clients]),
+            np.array([float(client.size) for client in self._clients]),
+            np.array(losses),
+            products,
+        )
+        mixing = self._strategy.mixing(cohort)
+        if not np.array_equal(mixing.matrix, np.eye(len(self.bank))):
+            self.bank.mix_(torch.from_numpy(mixing.matrix))
+        return mixing
+
+    def _validate(self, number: int) -> list[Report]:
+        rank = self._select_by != "loss"
+        names = self.bank.clients
+        tasks = [EvaluateTask(name, number, Part.VALIDATION, self.bank.row(name), rank) for name in names]
+        reports = self._engine.evaluate(tasks, self._observe)
+        for report in reports:
+            data: dict[str, Any] = {"loss": report.loss, "improved": report.improved, **report.metrics}
+            self._observe(Event("client_validated", number, report.client, data))
+        return reports
+
+    def _record(
+        self,
+        number: int,
+        updates: dict[str, Update],
+        reports: Sequence[Report],
+        mixing: Mixing,
+        seconds: dict[str, float],
+    ) -> RoundRecord:
+        row_bytes = self.bank.rows.shape[1] * self.bank.rows.element_size() if self._strategy.exchanges else 0
+        clients = {}
+        for report in reports:
+            update = updates.get(report.client)
+            clients[report.client] = ClientRound(
+                trained=update is not None,
+                training_loss=None if update is None else _number(update.loss),
+                tokens=0 if update is None else update.tokens,
+                validation_loss=_number(report.loss),
+                validation=report.metrics,
+                users=report.users,
+                improved=report.improved,
+                seconds={} if update is None else update.seconds,
+            )
+        return RoundRecord(
+            round=number,
+            clients=clients,
+            score=_score(reports, self._select_by),
+            mixing=mixing.matrix.tolist(),
+            details={name: values.tolist() for name, values in mixing.details.items()},
+            seconds=seconds,
+            bytes_up=row_bytes * len(updates),
+            bytes_down=row_bytes * len(clients),
+        )
+
+    def _save(self, number: int) -> None:
+        if self._store is None:
+            return
+        score = self.progress.best_score
+        state = {
+            "history": [record.model_dump() for record in self.progress.history],
+            "best_score": score if math.isfinite(score) else None,
+            "best_round": self.progress.best_round,
+        }
+        self._store.save(Checkpoint(number, self.bank.rows, self.bank.clients, self._engine.state(), state))
+        self._observe(Event("checkpoint", number))
+
+
+def _score(reports: Sequence[Report], select_by: SelectBy) -> float | None:
+    """Return the mean over all clients' users, higher is better, or None where nobody has held-out events."""
+    pairs = [(r.metrics.get(select_by, math.nan) if select_by != "loss" else -r.loss, r.users) for r in reports]
+    known = [(value, users) for value, users in pairs if users and not math.isnan(value)]
+    total = sum(users for _, users in known)
+    return sum(value * users for value, users in known) / total if total else None
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

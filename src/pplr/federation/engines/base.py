@@ -1,0 +1,34 @@
+"""Who carries a task to a client and its answer back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from pplr.federation.events import Observer
+from pplr.federation.messages import ClientInfo, EvaluateTask, Report, TrainTask, Update
+
+
+class Engine(Protocol):
+    """Runs tasks on clients, wherever they are. Answers come in the order of the tasks.
+
+    Attributes:
+        clients: all clients, ordered by name.
+    """
+
+    @property
+    def clients(self) -> tuple[ClientInfo, ...]: ...  # noqa: D102
+
+    def train(self, tasks: Sequence[TrainTask], observer: Observer) -> list[Update]:
+        """Return one update per task."""
+
+    def evaluate(self, tasks: Sequence[EvaluateTask], observer: Observer) -> list[Report]:
+        """Return one report per task."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what the clients remember between rounds, as far as this engine keeps it for them."""
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Make the clients remember `state` again."""

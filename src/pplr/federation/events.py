@@ -1,0 +1,62 @@
+"""What happens during a run, as it happens: for the log file, the terminal, and whoever else listens."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pplr.storage import append_line
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened.
+
+    Attributes:
+        name: what, for example "round_started", "client_trained", "checkpoint".
+        round: in which round, or None outside of rounds.
+        client: to which client, or None.
+        data: figures; numbers, texts, and lists of them.
+        transient: shown while it lasts and not written to the log (progress inside a client's training).
+    """
+
+    name: str
+    round: int | None = None
+    client: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    transient: bool = False
+
+
+Observer = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Observe nothing."""
+
+
+class EventLog:
+    """Appends every event that is not transient to a file, one JSON object a line, with the time in unix seconds."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, event: Event) -> None:
+        """Write the event."""
+        if event.transient:
+            return
+        entry = {"event": event.name, "time": round(time.time(), 3), "round": event.round, "client": event.client}
+        append_line(self._path, json.dumps({k: v for k, v in entry.items() if v is not None} | event.data))
+
+
+def several(observers: list[Observer]) -> Observer:
+    """Return an observer that passes every event on to all of `observers`, in order."""
+
+    def observe(event: Event) -> None:
+        for observer in observers:
+            observer(event)
+
+    return observe

@@ -1,0 +1,107 @@
+"""What travels between coordinator and clients: values, never references to anybody's state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from pplr.data.dataset import Part
+from pplr.evaluation import UserMetrics
+
+
+@dataclass(frozen=True)
+class ClientInfo:
+    """What a coordinator knows of a client before the first round.
+
+    Attributes:
+        name: unique; clients are ordered by it.
+        size: n_c, number of training examples.
+    """
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """Train for one round.
+
+    Attributes:
+        client: who.
+        round: 1, 2, ...
+        progress: (round - 1) / rounds.
+        row: [S] the shared row to start from.
+    """
+
+    client: str
+    round: int
+    progress: float
+    row: Tensor
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client sends after training.
+
+    Attributes:
+        client: who.
+        round: of the task it answers.
+        row: [S] the trained shared row.
+        loss: L_c, mean training loss per target token.
+        targets: target tokens trained on.
+        tokens: tokens read.
+        seconds: wall time by phase.
+    """
+
+    client: str
+    round: int
+    row: Tensor
+    loss: float
+    targets: int
+    tokens: int
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class EvaluateTask:
+    """Measure a row on held-out events.
+
+    Attributes:
+        client: who.
+        round: the round after which it is measured.
+        part: validation or test.
+        row: [S] the shared row, or None for the best row that the client has kept.
+        rank: also rank the catalogue (slow for some backbones); the loss is always measured.
+    """
+
+    client: str
+    round: int
+    part: Part
+    row: Tensor | None
+    rank: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a client measured.
+
+    Attributes:
+        client: who.
+        part: of the task it answers.
+        loss: mean negative log-likelihood per target token, NaN without held-out events.
+        users: users measured.
+        metrics: mean over those users; empty unless ranked.
+        improved: validation only: this row is the best that the client has had.
+        per_user: the metrics of single users. They are for analysis within one house and never leave a silo.
+        seconds: wall time.
+    """
+
+    client: str
+    part: Part
+    loss: float
+    users: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    improved: bool = False
+    per_user: UserMetrics | None = None
+    seconds: float = 0.0

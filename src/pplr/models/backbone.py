@@ -1,0 +1,105 @@
+"""What a recommender is made of, as far as training, federation and evaluation are concerned.
+
+A backbone owns frozen weights and the public catalogue; it owns no client. Everything that differs between clients comes
+in as `parameters`: the named parts of one row of the adapter bank.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, Literal, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from pplr.data.dataset import Ints, Queries, Ragged
+from pplr.models.layout import Layout
+from pplr.models.lora import Lora
+
+Parameters = Mapping[str, Tensor]
+Refresh = Literal["round", "epoch"]
+
+
+class Examples(Protocol):
+    """Training examples of one client, ready to be batched.
+
+    Attributes:
+        lengths: [n] length of each example in tokens (for the sequence backbone: items).
+    """
+
+    @property
+    def lengths(self) -> Ints: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+    def select(self, rows: Ints) -> Self:
+        """Return the given examples, in the given order."""
+
+
+class CatalogueScorer(Protocol):
+    """Scores every item of the catalogue for a batch of users, with one client's parameters."""
+
+    def scores(self, queries: Queries) -> Tensor:
+        """Return [len(queries), items] float scores, higher is better."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Negative log-likelihood of a batch.
+
+    Attributes:
+        total: scalar tensor, summed over target tokens (items, for backbones that predict items at once).
+        targets: number of target tokens it is summed over.
+        tokens: number of tokens the model read, padding not counted.
+    """
+
+    total: Tensor
+    targets: int
+    tokens: int
+
+
+E = TypeVar("E", bound=Examples)
+
+
+class Backbone(ABC, Generic[E]):
+    """A language-model recommender whose trained parameters are one row per client.
+
+    Attributes:
+        layout: order and shapes of the trained parameters.
+        lora: the adapters inside the language model, or None where only a head is trained.
+        device: where rows must be.
+        items: number of items of the catalogue.
+        selects_by: what validation compares by default: "ndcg@10", or "loss" where ranking is slow.
+    """
+
+    layout: Layout
+    lora: Lora | None
+    device: torch.device
+    items: int
+    selects_by: Literal["ndcg@10", "loss"]
+
+    @abstractmethod
+    def examples(self, training: Ragged) -> E:
+        """Return the training examples in users' training histories, one row of item codes per user."""
+
+    @abstractmethod
+    def query_examples(self, queries: Queries) -> E:
+        """Return one example per (query, target) pair, to measure the loss on held-out events."""
+
+    @abstractmethod
+    def encode_catalogue(self, parameters: Parameters) -> Tensor | None:
+        """Return vectors [items, width] that stay constant between refreshes, or None where there are none."""
+
+    def refresh(self, progress: float) -> Refresh:
+        """Return how often `encode_catalogue` runs while a client trains, at `progress` (0 to 1) of the run's rounds."""
+        return "round"
+
+    @abstractmethod
+    def loss(self, parameters: Parameters, catalogue: Tensor | None, examples: E, rows: Ints, training: bool) -> Loss:
+        """Return the loss of the examples `rows`; `training` switches dropout on (drawn from torch's generator)."""
+
+    @abstractmethod
+    def scorer(self, parameters: Parameters) -> CatalogueScorer:
+        """Return a scorer with these parameters."""

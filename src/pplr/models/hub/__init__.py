@@ -1,0 +1,25 @@
+"""Pretrained models: from a name to verified files, and from files to a frozen model.
+
+`resolve("minilm")` returns the files, pulling them first where needed; `load_encoder` and `load_decoder` load them.
+"""
+
+from pplr.models.hub.cache import cache_folder
+from pplr.models.hub.known import Kind, KnownModel, known
+from pplr.models.hub.load import load_base, load_decoder, load_encoder
+from pplr.models.hub.manifest import Manifest
+from pplr.models.hub.resolve import ModelFiles, installed, pull, resolve
+
+__all__ = [
+    "Kind",
+    "KnownModel",
+    "Manifest",
+    "ModelFiles",
+    "cache_folder",
+    "installed",
+    "known",
+    "load_base",
+    "load_decoder",
+    "load_encoder",
+    "pull",
+    "resolve",
+]

@@ -1,0 +1,83 @@
+"""A digest of weights that stays the same however they are stored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from pplr.errors import ModelError
+
+_MAX_HEADER = 100_000_000  # bytes; the safetensors library has the same limit
+
+
+class _Tensor(NamedTuple):
+    """Where the bytes of a tensor lie: `path[begin:end]`."""
+
+    path: Path
+    dtype: str
+    shape: list[int]
+    begin: int
+    end: int
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in lower-case hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_digest(files: Iterable[Path]) -> str:
+    """Return a SHA-256 over name, type, shape and bytes of all tensors in safetensors files, by name.
+
+    It depends on neither the order of tensors, nor how they are spread over files, nor on comments in the headers: the
+    same weights, converted by another version or sharded otherwise, have the same digest.
+
+    Raises:
+        ModelError: a file is not in safetensors format, or is cut off.
+    """
+    tensors: dict[str, _Tensor] = {}
+    for path in files:
+        tensors.update(_tensors(path))
+    digest = hashlib.sha256()
+    with ExitStack() as stack:
+        maps: dict[Path, mmap.mmap] = {}
+        for name, tensor in sorted(tensors.items()):
+            digest.update(json.dumps([name, tensor.dtype, tensor.shape]).encode())
+            if tensor.path not in maps:
+                with tensor.path.open("rb") as file:
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                maps[tensor.path] = stack.enter_context(mapped)
+            with memoryview(maps[tensor.path]) as view, view[tensor.begin : tensor.end] as content:
+                digest.update(content)
+    return digest.hexdigest()
+
+
+def _tensors(path: Path) -> dict[str, _Tensor]:
+    """Return the tensors of one safetensors file: 8 bytes of header length, a JSON header, then the tensors' bytes."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if 0 < length <= min(_MAX_HEADER, size - 8) else {}
+        header.pop("__metadata__", None)
+        start = 8 + length
+        found = {
+            name: _Tensor(path, entry["dtype"], entry["shape"], *(start + offset for offset in entry["data_offsets"]))
+            for name, entry in header.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _broken(path, "its header cannot be read") from error
+    if not found:
+        raise _broken(path, "its header is cut off or names no tensor")
+    if max(tensor.end for tensor in found.values()) != size:
+        raise _broken(path, "its length does not fit its header")
+    return found
+
+
+def _broken(path: Path, what: str) -> ModelError:
+    return ModelError(f"{path} is not a whole safetensors file: {what}. Copy it again from where it came from.")

@@ -1,0 +1,39 @@
+"""Keeping transformers and the hub client silent, and from reporting to anybody."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# read when huggingface_hub is first imported, which is why this module comes before it
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence progress bars and messages below errors of transformers and the hub client inside the block."""
+    import huggingface_hub.constants
+    import huggingface_hub.utils
+    import transformers.utils.logging
+
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
+    # neither library exports or types these switches in a way that a strict checker accepts
+    hub: Any = huggingface_hub.utils
+    logging: Any = transformers.utils.logging
+    bars, bars_of_hub = logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+    level, level_of_hub = logging.get_verbosity(), hub.logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    hub.disable_progress_bars()
+    hub.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hub.logging.set_verbosity(level_of_hub)
+        logging.set_verbosity(level)
+        if bars_of_hub:
+            hub.enable_progress_bars()
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,92 @@
+"""Models of a model hub, by `organisation/model`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from pplr.errors import ModelUnavailable
+from pplr.models.hub import storage
+from pplr.models.hub.known import suggestion
+from pplr.models.hub.quiet import quiet
+
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+# weights as safetensors, configuration and tokenizer; no pickles, no code, nothing in sub-folders
+_WANTED = [
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "chat_template.jinja",
+    "LICENSE*",
+]
+_UNWANTED = ["*/*", "*.py"]
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether `name` has the form `organisation/model`."""
+    return _ID.fullmatch(name) is not None and "--" not in name and ".." not in name
+
+
+def download(repository: str, folder: Path, progress: Callable[[str], None]) -> str:
+    """Put the files of a hub model into the existing `folder`, and return the commit that they are of.
+
+    What the hub client has in its own cache is shared (by hard links where the disk allows), not stored twice. With
+    HF_HUB_OFFLINE=1 only that cache is asked.
+
+    Raises:
+        ModelUnavailable: the model does not exist, needs permission, or the hub is not reachable.
+        StorageError: the disk is full.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    progress(f"Downloading {repository} from the model hub.")
+    with quiet():
+        try:
+            snapshot = Path(snapshot_download(repository, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+        except GatedRepoError as error:
+            raise ModelUnavailable(
+                f"The model hub gives '{repository}' only to people who accepted its terms. Accept them on the model's "
+                "page, and set HF_TOKEN to a token of yours."
+            ) from error
+        except (RepositoryNotFoundError, HFValidationError) as error:
+            raise ModelUnavailable(
+                f"The model hub has no model '{repository}' that you may see. Check the spelling, "
+                f"or set HF_TOKEN where it is private.{suggestion(repository)}"
+            ) from error
+        except (OSError, HfHubHTTPError, RuntimeError) as error:
+            if storage.says_full(str(error)):
+                raise storage.full(folder, f"downloading {repository}") from error
+            raise ModelUnavailable(_unreachable(repository, error)) from error
+    for path in sorted(snapshot.iterdir()):
+        if path.is_file():
+            _share(path.resolve(), folder / path.name)
+    return snapshot.name
+
+
+def _share(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # another disk, or a file system without hard links
+        shutil.copyfile(source, target)
+
+
+def _unreachable(repository: str, error: Exception) -> str:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return (
+        f"'{repository}' is not in the cache, and the model hub is not reachable ({reason}). On a machine that reaches "
+        f"it, run `hf download {repository} --local-dir FOLDER`; copy FOLDER here, and use its path as the model's "
+        f"name.{suggestion(repository)}"
+    )

@@ -1,0 +1,147 @@
+"""Low-rank adapters inside a frozen transformers model, with the factors kept outside of it.
+
+The model's linear maps are wrapped once. Which client's factors they use is bound for the duration of a `with` block:
+one row for all samples, or one row per sample. The base model is never copied and never changed.
+
+    y = W x + (scale / rank) B A x        (METHOD "Setting"; Hu et al., arXiv:2106.09685)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from pplr.errors import ModelError, nearest
+from pplr.models.layout import ParameterSpec, kaiming, zeros
+
+TARGETS = {
+    "mpnet": ("q", "v"),
+    "bert": ("query", "value"),
+    "roberta": ("query", "value"),
+    "xlm-roberta": ("query", "value"),
+    "longformer": ("query", "value"),
+    "distilbert": ("q_lin", "v_lin"),
+}
+"""The maps that are adapted where the configuration names none: queries and values, by model type."""
+
+
+class AdapterSettings(BaseModel):
+    """Low-rank adapters in the language model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(8, ge=1, le=1024, description="Rank r of the update B A.")
+    scale: float = Field(16.0, gt=0, description="Numerator of the factor scale / rank (PEFT's lora_alpha).")
+    dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the adapter's input while training.")
+    targets: tuple[str, ...] = Field(
+        (), description="Names of the linear maps to adapt; empty: queries and values of every layer."
+    )
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear map plus the low-rank update that is bound at the moment."""
+
+    def __init__(self, base: nn.Linear, scaling: float, dropout: float) -> None:
+        super().__init__()
+        self.base = base
+        self.scaling = scaling
+        self.dropout = dropout
+        self.factor_a: Tensor | None = None
+        self.factor_b: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return W x, plus the update where one is bound; x is [batch, ..., in].
+
+        A bound A of [rank, in] serves the whole batch; one of [batch, rank, in] gives each sample its own row.
+        """
+        y: Tensor = self.base(x)
+        a, b = self.factor_a, self.factor_b
+        if a is None or b is None:
+            return y
+        z = x.to(a.dtype)
+        if self.training and self.dropout > 0:
+            z = F.dropout(z, self.dropout)
+        if a.dim() == 2:
+            return y + F.linear(F.linear(z, a) * self.scaling, b).to(y.dtype)
+        flat = z.reshape(z.shape[0], -1, z.shape[-1])
+        update = (flat @ a.transpose(1, 2) * self.scaling) @ b.transpose(1, 2)
+        return y + update.reshape(y.shape).to(y.dtype)
+
+
+class Lora:
+    """The adapted maps of one model.
+
+    Attributes:
+        settings: rank, scale, dropout; `settings.targets` is what was really adapted.
+        specs: two parameters per map, `PATH.lora_A` [rank, in] and `PATH.lora_B` [out, rank].
+    """
+
+    def __init__(self, model: nn.Module, settings: AdapterSettings) -> None:
+        model_type = getattr(getattr(model, "config", None), "model_type", "")
+        targets = settings.targets or TARGETS.get(model_type, ("q_proj", "v_proj"))
+        self.settings = settings.model_copy(update={"targets": tuple(targets)})
+        self._modules = _wrap(model, self.settings)
+        self.specs: tuple[ParameterSpec, ...] = tuple(
+            spec
+            for path, module in self._modules.items()
+            for spec in (
+                ParameterSpec(f"{path}.lora_A", (settings.rank, module.base.in_features), kaiming),
+                ParameterSpec(f"{path}.lora_B", (module.base.out_features, settings.rank), zeros),
+            )
+        )
+
+    @contextmanager
+    def bound(self, parameters: Mapping[str, Tensor], clients: Tensor | None = None) -> Iterator[None]:
+        """Use the factors in `parameters` inside the block.
+
+        With `clients` [batch] given, `parameters` are those of a bank, [clients, *shape], and sample i uses row
+        `clients[i]`.
+        """
+        try:
+            for path, module in self._modules.items():
+                a, b = parameters[f"{path}.lora_A"], parameters[f"{path}.lora_B"]
+                module.factor_a = a if clients is None else a[clients]
+                module.factor_b = b if clients is None else b[clients]
+            yield
+        finally:
+            for module in self._modules.values():
+                module.factor_a = module.factor_b = None
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Apply the adapters' dropout inside the block; the base model stays in evaluation mode throughout."""
+        try:
+            for module in self._modules.values():
+                module.training = True
+            yield
+        finally:
+            for module in self._modules.values():
+                module.training = False
+
+
+def _wrap(model: nn.Module, settings: AdapterSettings) -> dict[str, LoraLinear]:
+    linear = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    chosen = [path for path in linear if any(_is_named(path, target) for target in settings.targets)]
+    unmatched = [t for t in settings.targets if not any(_is_named(path, t) for path in chosen)]
+    if unmatched:
+        names = sorted({path.rsplit(".", 1)[-1] for path in linear})
+        raise ModelError(
+            f"The model has no linear map named {unmatched[0]!r} to adapt.{nearest(unmatched[0], names)} "
+            f"Choose adapter.targets from {names}."
+        )
+    wrapped = {}
+    for path in chosen:
+        parent, _, name = path.rpartition(".")
+        module = LoraLinear(linear[path], settings.scale / settings.rank, settings.dropout)
+        module.training = False
+        setattr(model.get_submodule(parent), name, module)
+        wrapped[path] = module
+    return wrapped
+
+
+def _is_named(path: str, target: str) -> bool:
+    return path == target or path.endswith("." + target)

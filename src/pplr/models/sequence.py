@@ -1,0 +1,221 @@
+"""The sequence backbone: item vectors of a language model, read by a small causal transformer.
+
+The language model turns each item's public text into one vector; a history is a sequence of such vectors. After UniSRec
+(arXiv:2206.05941) and SASRec (arXiv:1808.09781); METHOD "Backbones".
+
+    e_i = P v_i + r_i                        item embedding: projected text vector plus a residual
+    h   = transformer(e_history)             state after the newest item
+    score_i = <h, e_i> / sqrt(width) + b_i   trained by cross-entropy over the whole catalogue at every position
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
+from pplr.models.backbone import Backbone, Loss, Parameters
+from pplr.models.batching import padded
+from pplr.models.layout import Layout, ParameterSpec, kaiming, zeros
+from pplr.models.lora import AdapterSettings, Lora
+from pplr.models.sequence_network import hidden_states, last_states, network_specs
+from pplr.models.text import item_texts
+from pplr.models.vectors import Tokens, encode, standardised, text_vectors, tokenise
+
+Where = Literal["shared", "private", "none"]
+
+
+class SequenceSettings(BaseModel):
+    """A small causal transformer over language-model item vectors: fast on a CPU, and the default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["sequence"] = "sequence"
+    model: str = Field("minilm", description="Language model that reads the items' texts (see `pplr models list`).")
+    width: int = Field(128, ge=8, le=4096, description="Width of the transformer.")
+    layers: int = Field(2, ge=1, le=48, description="Layers of the transformer.")
+    heads: int = Field(2, ge=1, le=64, description="Attention heads; must divide width.")
+    positions: int = Field(50, ge=2, le=2048, description="Newest items of a history that are read.")
+    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout while training.")
+    residual: Where = Field(
+        "shared",
+        description="A trained vector per item beside its text vector; private keeps it from mixing: shared ones tell "
+        "the coordinator which items a silo has seen.",
+    )
+    bias: Where = Field("shared", description="A trained popularity bias per item; private keeps it from mixing.")
+    attributes: tuple[str, ...] | None = Field(
+        None, description="Item columns that the text contains beside the title; absent: all of them."
+    )
+    item_tokens: int = Field(48, ge=4, le=512, description="Tokens of an item's text that are read.")
+    adapters: bool = Field(
+        False, description="Also train adapters in the language model; item vectors are then refreshed every round."
+    )
+    live_items: int = Field(
+        32, ge=1, description="With adapters: items per batch whose text is read anew, for gradients."
+    )
+    adapter: AdapterSettings = Field(default=AdapterSettings(), description="Used where adapters = true.")
+
+
+@dataclass(frozen=True)
+class ItemSequences:
+    """Windows of item codes; every item but the first is a target unless only the last ones are.
+
+    Attributes:
+        windows: rows of item codes, oldest first, each of at least two items.
+        scored: [rows] how many of the newest items of each window are targets.
+    """
+
+    windows: Ragged
+    scored: Ints
+
+    @property
+    def lengths(self) -> Ints:
+        """[rows] items that the transformer reads."""
+        return self.windows.lengths - 1
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def select(self, rows: Ints) -> ItemSequences:
+        """Return the given examples, in the given order."""
+        return ItemSequences(self.windows.select(rows), self.scored[rows])
+
+
+class SequenceBackbone(Backbone[ItemSequences]):
+    """See the module's text.
+
+    Attributes:
+        vectors: [items, hidden] standardised text vectors of the language model without adapters.
+    """
+
+    selects_by = "ndcg@10"
+
+    def __init__(
+        self, settings: SequenceSettings, catalogue: Catalogue, body: nn.Module, tokenizer: Any, device: torch.device
+    ) -> None:
+        self.settings = settings
+        self.device = device
+        self.items = len(catalogue)
+        self._body = body
+        self._tokens: Tokens = tokenise(tokenizer, item_texts(catalogue, settings.attributes), settings.item_tokens)
+        raw = encode(body, self._tokens)
+        self._mean, self._deviation = raw.mean(0), raw.std(0).clamp(min=1e-6)
+        self.vectors = standardised(raw)
+        self.lora = Lora(body, settings.adapter) if settings.adapters else None
+        self.layout = Layout([*self._head_specs(), *(self.lora.specs if self.lora else ())])
+
+    def _head_specs(self) -> list[ParameterSpec]:
+        s = self.settings
+        specs = [
+            ParameterSpec("projection", (s.width, self.vectors.shape[1]), kaiming),
+            *network_specs(s.width, s.layers, s.positions),
+        ]
+        if s.residual != "none":
+            specs.append(ParameterSpec("residual", (self.items, s.width), zeros, private=s.residual == "private"))
+        if s.bias != "none":
+            specs.append(ParameterSpec("bias", (self.items,), zeros, private=s.bias == "private", decay=False))
+        return specs
+
+    def examples(self, training: Ragged) -> ItemSequences:
+        """Return each history in windows of `positions` + 1 items that overlap by one: every event is a target once."""
+        step = self.settings.positions
+        windows = [row[max(0, end - step - 1) : end] for row in training for end in range(len(row), 1, -step)]
+        ragged = Ragged.from_rows(windows)
+        return ItemSequences(ragged, ragged.lengths - 1)
+
+    def query_examples(self, queries: Queries) -> ItemSequences:
+        """Return one window per (query, target): the newest items of the history, then the target."""
+        keep = self.settings.positions
+        windows = [
+            np.append(history[-keep:], target)
+            for history, targets in zip(queries.histories, queries.targets, strict=True)
+            for target in targets
+        ]
+        return ItemSequences(Ragged.from_rows(windows), np.ones(len(windows), np.int64))
+
+    def encode_catalogue(self, parameters: Parameters) -> Tensor | None:
+        """Return [items, hidden] text vectors with these parameters' adapters, or None where the model has none."""
+        if self.lora is None:
+            return None
+        with self.lora.bound(parameters):
+            return self._standardised(encode(self._body, self._tokens))
+
+    def loss(
+        self, parameters: Parameters, catalogue: Tensor | None, examples: ItemSequences, rows: Ints, training: bool
+    ) -> Loss:
+        """Return the cross-entropy over the whole catalogue, summed over the scored positions of `rows`."""
+        windows = examples.windows.select(rows)
+        items, mask = padded(list(windows), self.device)
+        scored = torch.from_numpy(examples.scored[rows]).to(self.device)
+        newest = mask.sum(1, keepdim=True) - 1 - torch.arange(mask.shape[1] - 1, device=self.device)
+        chosen = (newest > 0) & (newest <= scored.unsqueeze(1))  # position t predicts item t + 1
+        vectors = self._vectors(parameters, catalogue, items[mask.bool()], training)
+        table = self._embeddings(parameters, vectors)
+        states = self._states(parameters, table[items[:, :-1]], self.settings.dropout if training else 0.0)
+        logits = self._logits(parameters, table, states[chosen])
+        targets = items[:, 1:][chosen]
+        total = F.cross_entropy(logits, targets, reduction="sum")
+        return Loss(total, len(targets), int(examples.lengths[rows].sum()))
+
+    def scorer(self, parameters: Parameters) -> SequenceScorer:
+        """Return a scorer that reads the newest `positions` items of a history."""
+        return SequenceScorer(self, parameters)
+
+    @torch.no_grad()
+    def scores(self, parameters: Parameters, table: Tensor, histories: Sequence[Ints]) -> Tensor:
+        """Return [histories, items] scores; `table` [items, width] are the item embeddings of these parameters."""
+        items, mask = padded([row[-self.settings.positions :] for row in histories], self.device)
+        states = self._states(parameters, table[items], 0.0)
+        return self._logits(parameters, table, last_states(states, mask.sum(1)))
+
+    @torch.no_grad()
+    def item_embeddings(self, parameters: Parameters) -> Tensor:
+        """Return e_i of every item, [items, width]."""
+        return self._embeddings(parameters, self._vectors(parameters, self.encode_catalogue(parameters), None, False))
+
+    def _vectors(self, parameters: Parameters, catalogue: Tensor | None, seen: Tensor | None, training: bool) -> Tensor:
+        vectors = self.vectors if catalogue is None else catalogue
+        if self.lora is None or not training or seen is None:
+            return vectors
+        unique = seen.unique()
+        live = unique[torch.randperm(len(unique), device="cpu")[: self.settings.live_items].to(unique.device)]
+        with ExitStack() as stack:
+            stack.enter_context(self.lora.training())
+            stack.enter_context(self.lora.bound(parameters))
+            fresh = text_vectors(self._body, [self._tokens.ids[i] for i in live.tolist()])
+        return vectors.index_copy(0, live, self._standardised(fresh.float()))
+
+    def _standardised(self, raw: Tensor) -> Tensor:
+        return (raw - self._mean) / self._deviation
+
+    def _embeddings(self, p: Parameters, vectors: Tensor) -> Tensor:
+        embeddings = F.linear(vectors, p["projection"])
+        return embeddings + p["residual"] if "residual" in p else embeddings
+
+    def _states(self, p: Parameters, items: Tensor, dropout: float) -> Tensor:
+        return hidden_states(p, items, layers=self.settings.layers, heads=self.settings.heads, dropout=dropout)
+
+    def _logits(self, p: Parameters, table: Tensor, states: Tensor) -> Tensor:
+        logits = F.linear(states * self.settings.width**-0.5, table)
+        return logits + p["bias"] if "bias" in p else logits
+
+
+class SequenceScorer:
+    """Scores with one client's parameters; item embeddings are computed once."""
+
+    def __init__(self, backbone: SequenceBackbone, parameters: Parameters) -> None:
+        self._backbone = backbone
+        self._parameters = parameters
+        self._table = backbone.item_embeddings(parameters)
+
+    def scores(self, queries: Queries) -> Tensor:
+        """Return [len(queries), items] scores."""
+        return self._backbone.scores(self._parameters, self._table, list(queries.histories))

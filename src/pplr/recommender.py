@@ -1,0 +1,165 @@
+"""Recommendations from a finished run, one user at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pplr.config import Config
+from pplr.data import ClientAssignment, assign_clients, load_dataset
+from pplr.data.dataset import Dataset, Ints, Queries, Ragged
+from pplr.errors import ConfigError, RunError, nearest
+from pplr.evaluation import top_items
+from pplr.federation.events import Observer, ignore
+from pplr.models.backbone import Backbone, CatalogueScorer
+from pplr.runner import load_run
+from pplr.wiring import load_backbone
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item of the catalogue, as written in the data."""
+
+    id: str
+    title: str
+
+
+@dataclass(frozen=True)
+class RankedItem:
+    """One recommended item.
+
+    Attributes:
+        rank: 1 is the best.
+        id: item id, as written in the data.
+        title: its title.
+        score: higher is better; comparable within one list only.
+    """
+
+    rank: int
+    id: str
+    title: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """What was recommended, to whom, and from which history (oldest first)."""
+
+    client: str
+    history: tuple[Item, ...]
+    items: tuple[RankedItem, ...]
+
+
+class Recommender:
+    """A finished run, ready to recommend: the model is loaded once, a client's parameters are a row."""
+
+    def __init__(self, config: Config, rows: dict[str, Tensor], dataset: Dataset, backbone: Backbone[Any]) -> None:
+        self._config = config
+        self._rows = rows
+        self._dataset = dataset
+        self._backbone = backbone
+        self._scorers: dict[str, CatalogueScorer] = {}
+
+    @classmethod
+    def load(cls, folder: Path | str, observer: Observer = ignore) -> Recommender:
+        """Return the recommender of a run folder.
+
+        Raises:
+            RunError: there is no finished run, or its data has changed since.
+        """
+        config, rows = load_run(Path(folder))
+        dataset = load_dataset(config.data, Path())
+        backbone, _ = load_backbone(config, dataset.catalogue, observer)
+        if any(len(row) != backbone.layout.size for row in rows.values()):
+            raise RunError(
+                f"The rows of the run in {folder} do not fit its model: the item table or the model has changed since. "
+                "Run it again."
+            )
+        return cls(config, rows, dataset, backbone)
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Names of all clients."""
+        return tuple(sorted(self._rows))
+
+    def recommend(
+        self, client: str, *, user: str | None = None, history: Sequence[str] | None = None, k: int = 10
+    ) -> Recommendations:
+        """Return the `k` best items for a user of the data, or for a history of titles or item ids, oldest first.
+
+        Items of the history are not recommended again unless the run's evaluation says so.
+
+        Raises:
+            ConfigError: no such client, user or item; both or neither of `user` and `history` given.
+        """
+        if client not in self._rows:
+            raise ConfigError(
+                f"There is no client {client!r}.{nearest(client, self.clients)} Clients: {', '.join(self.clients)}."
+            )
+        if (user is None) == (history is None):
+            raise ConfigError("Give either a user or a history of titles.")
+        if k < 1:
+            raise ConfigError(f"k = {k}, but at least one item must be asked for.")
+        items = self._of_user(client, user) if user is not None else self._of_titles(history or ())
+        scores = self._scorer(client).scores(_query(items))
+        masked = Ragged.from_rows([items]) if self._config.evaluation.mask_history else None
+        best = [item for item in top_items(scores, masked, k)[0].tolist() if item >= 0]
+        catalogue = self._dataset.catalogue
+        return Recommendations(
+            client,
+            tuple(Item(catalogue.ids[item], catalogue.titles[item]) for item in items),
+            tuple(
+                RankedItem(rank, catalogue.ids[item], catalogue.titles[item], float(scores[0, item]))
+                for rank, item in enumerate(best, start=1)
+            ),
+        )
+
+    def _scorer(self, client: str) -> CatalogueScorer:
+        if client not in self._scorers:
+            row = self._rows[client].to(self._backbone.device)
+            self._scorers[client] = self._backbone.scorer(self._backbone.layout.views(row))
+        return self._scorers[client]
+
+    @cached_property
+    def _assignment(self) -> ClientAssignment:
+        return assign_clients(self._dataset, self._config.clients, self._config.seed)
+
+    def _of_user(self, client: str, user: str) -> Ints:
+        ids = self._dataset.user_ids
+        if user not in ids:
+            raise ConfigError(f"There is no user {user!r} in the data.{nearest(user, ids)}")
+        code = ids.index(user)
+        owner = self._assignment.names[self._assignment.client_of_user[code]]
+        if owner != client:
+            raise ConfigError(f"User {user!r} belongs to {owner}, not to {client}. Ask with --client {owner}.")
+        return self._dataset.items[code]
+
+    def _of_titles(self, history: Sequence[str]) -> Ints:
+        wanted = [text.strip() for text in history if text.strip()]
+        if not wanted:
+            raise ConfigError("The history is empty. Give at least one title or item id.")
+        codes = [self._codes.get(text, self._codes.get(text.casefold())) for text in wanted]
+        unknown = [text for text, code in zip(wanted, codes, strict=True) if code is None]
+        if unknown:
+            titles = self._dataset.catalogue.titles
+            raise ConfigError(
+                [f"No item has the title or id {text!r}.{nearest(text, titles)}" for text in unknown]
+            )
+        return np.asarray(codes, dtype=np.int64)
+
+    @cached_property
+    def _codes(self) -> dict[str, int]:
+        catalogue = self._dataset.catalogue
+        by_title = {title.casefold(): code for code, title in reversed(list(enumerate(catalogue.titles)))}
+        return by_title | {id_: code for code, id_ in enumerate(catalogue.ids)}
+
+
+def _query(items: Ints) -> Queries:
+    nobody = np.zeros(1, dtype=np.int64)
+    return Queries(nobody, Ragged.from_rows([items]), Ragged.from_rows([[]]))

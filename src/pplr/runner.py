@@ -1,0 +1,232 @@
+"""One run from configuration to report. `pplr.run` is this module's `run`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pplr.config import Config, config_toml, differences, load_config
+from pplr.data.dataset import Part
+from pplr.errors import ConfigError, RunError
+from pplr.federation import Client, Coordinator
+from pplr.federation.checkpoints import CheckpointStore
+from pplr.federation.coordinator import Progress
+from pplr.federation.engines import InProcessEngine
+from pplr.federation.events import Event, EventLog, Observer, ignore, several
+from pplr.federation.messages import EvaluateTask, Report
+from pplr.models.peft_format import export_adapter
+from pplr.results import Outcome, assemble, examples, measure_baselines, per_user_table
+from pplr.storage import write_folder, write_text
+from pplr.wiring import POOLED, Parts, prepare
+
+CONFIG, METRICS, ROWS = "config.toml", "metrics.json", "rows.safetensors"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        folder: the run folder.
+        metrics: what metrics.json holds.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+
+
+def run(
+    config: Config,
+    out: Path | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    observer: Observer = ignore,
+) -> RunResult:
+    """Train, evaluate and report what `config` describes; everything is written below `out` (runs/NAME by default).
+
+    With `resume` a run that was interrupted goes on after its newest checkpoint, and ends as if it had not been.
+
+    Raises:
+        RunError: the folder is occupied, or belongs to another configuration.
+        PplrError: anything else that is wrong, with a sentence that says what to do.
+    """
+    folder = (out or Path("runs") / config.name).resolve()
+    _open_folder(folder, config, resume=resume, overwrite=overwrite)
+    observe = several([EventLog(folder / "events.jsonl"), observer])
+    parts = prepare(config, observe)
+    trainers = parts.trainers()
+    coordinator = Coordinator(
+        InProcessEngine(trainers),
+        config.strategy,
+        config.federation,
+        parts.backbone.layout.initial_row(config.seed)[: parts.backbone.layout.shared].to(parts.backbone.device),
+        seed=config.seed,
+        select_by=trainers[0].select_by,
+        store=CheckpointStore(folder / "checkpoints"),
+        observer=observe,
+    )
+    if resume and CheckpointStore(folder / "checkpoints").rounds():
+        coordinator.resume()
+    progress = coordinator.run()
+    stopped = _stopped(progress, config)
+    observe(Event("stopped", data=stopped))
+    rows = _best_rows(parts, trainers)
+    save_rows(folder, parts, rows)
+    metrics = _measure(folder, parts, rows, progress, stopped, observe)
+    observe(Event("run_finished", data={"folder": str(folder)}))
+    return RunResult(folder, metrics)
+
+
+def evaluate_run(folder: Path, observer: Observer = ignore) -> dict[str, Any]:
+    """Measure a finished run again, from its rows, and return its metrics with the new figures; nothing is written.
+
+    Raises:
+        RunError: there is no finished run in the folder.
+    """
+    config, rows = load_run(folder)
+    parts = prepare(config, observer)
+    _check_rows(folder, parts, rows)
+    metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    fresh = _outcome(parts, rows, observer)
+    return assemble(parts, fresh, metrics["rounds"], metrics["stopped"], metrics["cost"])
+
+
+def load_run(folder: Path) -> tuple[Config, dict[str, Tensor]]:
+    """Return the configuration of a finished run and its rows [P] by client.
+
+    Raises:
+        RunError: there is no finished run in the folder, or it is damaged.
+    """
+    if not (folder / CONFIG).is_file():
+        raise RunError(f"There is no run in {folder}: it has no {CONFIG}. Give the folder that `pplr run` printed.")
+    if not (folder / ROWS).is_file() or not (folder / METRICS).is_file():
+        raise RunError(
+            f"The run in {folder} is not finished. Go on with `pplr run {folder / CONFIG} --out {folder} --resume`."
+        )
+    try:
+        return load_config(folder / CONFIG), load_file(folder / ROWS)
+    except (OSError, SafetensorError, ConfigError) as problem:
+        raise RunError(f"The run in {folder} is damaged: {problem}") from problem
+
+
+def save_rows(folder: Path, parts: Parts, rows: Mapping[str, Tensor]) -> None:
+    """Write the row of each client: all in one file, and each as an adapter folder that PEFT reads."""
+
+    def fill(target: Path) -> None:
+        for name, row in rows.items():
+            export_adapter(
+                target / name,
+                parts.backbone.layout,
+                row.cpu(),
+                parts.backbone.lora,
+                base_model=parts.model.name,
+                task_type="CAUSAL_LM" if parts.config.backbone.kind == "generative" else "FEATURE_EXTRACTION",
+            )
+
+    write_folder(folder / "adapters", fill)
+    write_folder(
+        folder / ".rows", lambda target: save_file({n: r.cpu().contiguous() for n, r in rows.items()}, target / ROWS)
+    )
+    (folder / ".rows" / ROWS).replace(folder / ROWS)
+    shutil.rmtree(folder / ".rows")
+
+
+def _measure(
+    folder: Path,
+    parts: Parts,
+    rows: Mapping[str, Tensor],
+    progress: Progress,
+    stopped: dict[str, Any],
+    observe: Observer,
+) -> dict[str, Any]:
+    from pplr.report import write_report
+
+    outcome = _outcome(parts, rows, observe)
+    rounds = [record.model_dump(mode="json") for record in progress.history]
+    metrics = assemble(parts, outcome, rounds, stopped, None)
+    per_user_table(parts, outcome).write_parquet(folder / "per_user.parquet")
+    write_text(folder / "examples.json", json.dumps(examples(parts, rows), ensure_ascii=False, indent=1))
+    write_text(folder / METRICS, json.dumps(metrics, indent=1))
+    write_report(folder)
+    return metrics
+
+
+def _outcome(parts: Parts, rows: Mapping[str, Tensor], observe: Observer) -> Outcome:
+    started = time.perf_counter()
+    clients = parts.clients(parts.owners)
+    reports: dict[str, Report] = {}
+    for client in clients:
+        client.best = rows[client.info.name].to(parts.backbone.device)
+        observe(Event("evaluating", None, client.info.name, {"part": "test"}, transient=True))
+        report = client.evaluate(EvaluateTask(client.info.name, 0, Part.TEST, None, rank=True))
+        reports[client.info.name] = report
+        observe(Event("tested", None, client.info.name, {"loss": report.loss, "users": report.users, **report.metrics}))
+    tested = time.perf_counter()
+    sizes = {client.info.name: client.info.size for client in parts.trainers()}
+    baselines = measure_baselines(parts, observe) if parts.config.evaluation.baselines else {}
+    seconds = {"test": tested - started, "baselines": time.perf_counter() - tested}
+    if POOLED in sizes:
+        sizes = {client.info.name: client.info.size for client in clients}
+    return Outcome(reports, sizes, baselines, seconds)
+
+
+def _best_rows(parts: Parts, trainers: list[Client]) -> dict[str, Tensor]:
+    best = {client.info.name: client.best_row() for client in trainers}
+    return {owner.name: best.get(owner.name, best.get(POOLED, next(iter(best.values())))) for owner in parts.owners}
+
+
+def _stopped(progress: Progress, config: Config) -> dict[str, Any]:
+    done = len(progress.history)
+    reason = "rounds" if done >= config.federation.rounds else "patience"
+    return {"round": done, "best_round": progress.best_round, "reason": reason}
+
+
+def _check_rows(folder: Path, parts: Parts, rows: Mapping[str, Tensor]) -> None:
+    size = parts.backbone.layout.size
+    for owner in parts.owners:
+        row = rows.get(owner.name)
+        if row is None or len(row) != size or not bool(torch.isfinite(row).all()):
+            raise RunError(
+                f"The run in {folder} has no usable row for client {owner.name}: its data, model or configuration has "
+                "changed since. Run it again."
+            )
+
+
+def _open_folder(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> None:
+    occupied = (folder / CONFIG).exists()
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file, not a folder. Choose another --out.")
+    if resume and overwrite:
+        raise RunError("--resume goes on with a run and --overwrite deletes it: use one of them.")
+    if resume:
+        if not occupied:
+            raise RunError(f"There is no run in {folder} to resume. Start it without --resume.")
+        changed = differences(load_config(folder / CONFIG), config)
+        if changed:
+            raise RunError(
+                f"The run in {folder} was started with another configuration: {', '.join(changed)} differ. Resume "
+                f"with `pplr run {folder / CONFIG} --out {folder} --resume`, or start a new run in another folder."
+            )
+        return
+    if occupied and not overwrite:
+        raise RunError(
+            f"There is already a run in {folder}. Go on with it (--resume), replace it (--overwrite), or choose another "
+            "folder (--out)."
+        )
+    if not occupied and folder.is_dir() and any(folder.iterdir()):
+        raise RunError(f"{folder} is not empty and holds no run. Choose another --out.")
+    if occupied:
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / CONFIG, config_toml(config))

@@ -1,0 +1,89 @@
+"""Writing to disk so that what is there is whole: temporary name, flush, rename."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pplr.errors import StorageError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        StorageError: the disk is full or not writable.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with _disk(path):
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Create a folder whole or not at all: `fill` writes into a temporary one, which is then renamed.
+
+    A folder of that name that is already there is replaced.
+
+    Raises:
+        StorageError: the disk is full or not writable.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with _disk(path):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            fill(partial)
+            for file in partial.rglob("*"):
+                _sync(file)
+            if path.exists():
+                shutil.rmtree(path)
+            partial.rename(path)
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line to a file.
+
+    Raises:
+        StorageError: the disk is full or not writable.
+    """
+    with _disk(path), path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        raise StorageError(
+            f"{path} cannot be written: {problem.strerror or problem}. Make room on the disk or choose another folder "
+            "with --out; what was complete before is still there, and `--resume` goes on from it."
+        ) from problem

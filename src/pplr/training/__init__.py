@@ -1,0 +1,6 @@
+"""One client's local training. Knows models and data, nothing of federation."""
+
+from pplr.training.local import LocalResult, Place, StepProgress, mean_loss, train_locally
+from pplr.training.settings import TrainingSettings
+
+__all__ = ["LocalResult", "Place", "StepProgress", "TrainingSettings", "mean_loss", "train_locally"]

@@ -1,0 +1,183 @@
+"""One client's local training: examples and a row in, a better row out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pplr.data.dataset import Ints
+from pplr.errors import NumericalError
+from pplr.models.backbone import Backbone, E, Parameters
+from pplr.models.batching import shuffled_batches, sorted_batches
+from pplr.models.layout import TrainableRow
+from pplr.seeds import derive, numpy_generator
+from pplr.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class StepProgress:
+    """How far local training is: shown to the user, written nowhere.
+
+    Attributes:
+        step: steps done.
+        steps: steps in all.
+        loss: mean training loss so far, per target token.
+        tokens_per_second: tokens read per second so far, padding not counted.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What local training gives.
+
+    Attributes:
+        row: [P] the trained row.
+        loss: L_c, mean negative log-likelihood per target token over the round (METHOD "Dynamic balance").
+        targets: target tokens trained on, over all epochs.
+        tokens: tokens read, padding not counted.
+        steps: optimiser steps.
+        seconds: wall time by phase: `encode`, `forward`, `backward`, `optimiser`, and `total`.
+    """
+
+    row: Tensor
+    loss: float
+    targets: int
+    tokens: int
+    steps: int
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the run this training stands; all randomness is derived from it.
+
+    Attributes:
+        seed: the run's seed.
+        client: the client's name.
+        round: 1, 2, ...
+        progress: (round - 1) / rounds, for the schedule.
+    """
+
+    seed: int
+    client: str
+    round: int
+    progress: float
+
+
+class _Stopwatch:
+    """Adds up the wall time of phases."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self.seconds = {"encode": 0.0, "forward": 0.0, "backward": 0.0, "optimiser": 0.0}
+        self._start = self._last = self._now()
+
+    def lap(self, phase: str) -> None:
+        now = self._now()
+        self.seconds[phase] += now - self._last
+        self._last = now
+
+    def total(self) -> float:
+        return self._now() - self._start
+
+    def _now(self) -> float:
+        if self._cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def train_locally(
+    backbone: Backbone[E],
+    row: Tensor,
+    examples: E,
+    settings: TrainingSettings,
+    place: Place,
+    report: Callable[[StepProgress], None] | None = None,
+) -> LocalResult:
+    """Return the row [P] after `settings.epochs` epochs over `examples`, starting from `row` [P].
+
+    Draws depend on `place` alone: the same place and row give the same result, whatever ran before.
+
+    Raises:
+        NumericalError: the loss or the gradient is not finite.
+    """
+    watch = _Stopwatch(backbone.device)
+    trained = TrainableRow(backbone.layout, row)
+    optimiser = torch.optim.AdamW([trained.values], lr=settings.learning_rate, weight_decay=0.0)
+    decay = backbone.layout.decay_mask.to(trained.values.device) * settings.weight_decay
+    schedule = _plan(examples.lengths, settings, place)
+    rate = settings.learning_rate * _course(settings, place.progress)
+    total, targets, tokens, catalogue = 0.0, 0, 0, None
+    cuda = [backbone.device] if backbone.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(derive(place.seed, "dropout", place.client, place.round))
+        for step, (epoch_starts, batch) in enumerate(schedule, start=1):
+            if catalogue is None or (epoch_starts and backbone.refresh(place.progress) == "epoch"):
+                catalogue = backbone.encode_catalogue(trained.frozen())
+                watch.lap("encode")
+            loss = backbone.loss(trained.named, catalogue, examples, batch, training=True)
+            total += _finite(float(loss.total.detach()), "loss", place, step)
+            watch.lap("forward")
+            trained.gradient.zero_()
+            (loss.total / max(loss.targets, 1)).backward()  # type: ignore[no-untyped-call]
+            watch.lap("backward")
+            norm = torch.nn.utils.clip_grad_norm_([trained.values], settings.clip_norm)
+            _finite(float(norm), "gradient", place, step)
+            now = rate * min(1.0, step / max(settings.warmup_steps, 1))
+            optimiser.param_groups[0]["lr"] = now
+            trained.values.mul_(1 - now * decay)
+            optimiser.step()
+            watch.lap("optimiser")
+            targets, tokens = targets + loss.targets, tokens + loss.tokens
+            if report is not None:
+                report(StepProgress(step, len(schedule), total / max(targets, 1), tokens / watch.total()))
+    mean = total / targets if targets else math.nan
+    return LocalResult(
+        trained.values.detach(), mean, targets, tokens, len(schedule), {**watch.seconds, "total": watch.total()}
+    )
+
+
+@torch.no_grad()
+def mean_loss(backbone: Backbone[E], parameters: Parameters, examples: E, batch_tokens: int) -> tuple[float, int]:
+    """Return the mean negative log-likelihood per target token, and the number of target tokens; NaN and 0 if none."""
+    catalogue = backbone.encode_catalogue(parameters)
+    total, targets = 0.0, 0
+    for batch in sorted_batches(examples.lengths, batch_tokens):
+        loss = backbone.loss(parameters, catalogue, examples, batch, training=False)
+        total, targets = total + float(loss.total), targets + loss.targets
+    return (total / targets if targets else math.nan), targets
+
+
+def _plan(lengths: Ints, settings: TrainingSettings, place: Place) -> list[tuple[bool, Ints]]:
+    """Return all batches of the round, each with whether it starts an epoch."""
+    plan: list[tuple[bool, Ints]] = []
+    for epoch in range(settings.epochs):
+        generator = numpy_generator(place.seed, "batches", place.client, place.round, epoch)
+        batches = shuffled_batches(lengths, settings.batch_tokens, settings.batch_examples, generator)
+        plan += [(index == 0, batch) for index, batch in enumerate(batches)]
+    return plan
+
+
+def _course(settings: TrainingSettings, progress: float) -> float:
+    """Return the factor of the learning rate at `progress` (0 to 1) of the run."""
+    return 0.5 * (1 + math.cos(math.pi * progress)) if settings.schedule == "cosine" else 1.0
+
+
+def _finite(value: float, what: str, place: Place, step: int) -> float:
+    if np.isfinite(value):
+        return value
+    raise NumericalError(
+        f"The {what} of client {place.client} became {value} in round {place.round}, step {step}. Lower "
+        "training.learning_rate or training.clip_norm, or train in float32."
+    )

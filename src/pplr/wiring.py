@@ -1,0 +1,146 @@
+"""From a configuration to the living parts of a run: data, clients, backbone."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pplr.config import Config
+from pplr.data import ClientAssignment, assign_clients, client_data, load, pool
+from pplr.data.dataset import Catalogue, ClientData, Dataset
+from pplr.errors import ConfigError
+from pplr.federation import Client, Measuring
+from pplr.federation.events import Event, Observer
+from pplr.models.backbone import Backbone
+from pplr.models.hub import ModelFiles, load_base, load_decoder, load_encoder, resolve
+from pplr.models.settings import EncoderSettings, GenerativeSettings
+
+POOLED = "everyone"
+"""Name of the one client of a strategy that pools all data."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a configuration describes, loaded.
+
+    Attributes:
+        config: the configuration.
+        dataset: all interactions.
+        assignment: the client of each user.
+        owners: the data of each client, in name order.
+        backbone: the recommender without anybody's parameters.
+        model: the language model's files.
+        notes: what was done to the data.
+        seconds: wall time of `data` and `model`.
+    """
+
+    config: Config
+    dataset: Dataset
+    assignment: ClientAssignment
+    owners: tuple[ClientData, ...]
+    backbone: Backbone[Any]
+    model: ModelFiles
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+
+    def trainers(self) -> list[Client]:
+        """Return the clients that train: one per owner, or one for all where the strategy pools the data."""
+        pooled = self.config.strategy.pools_data
+        clients = self.clients((pool(self.owners, POOLED),) if pooled else self.owners)
+        limit = self.config.training.max_examples
+        if limit is not None:
+            for client, count in zip(clients, shares(limit, [c.info.size for c in clients]), strict=True):
+                client.limit_examples(count)
+        return clients
+
+    def clients(self, owners: tuple[ClientData, ...]) -> list[Client]:
+        """Return a client for each of `owners`."""
+        evaluation = self.config.evaluation
+        measuring = Measuring(
+            evaluation.ks,
+            evaluation.max_users,
+            evaluation.mask_history,
+            self.backbone.selects_by if evaluation.select_by == "auto" else evaluation.select_by,
+            batch_users=16 if isinstance(self.config.backbone, GenerativeSettings) else 256,
+        )
+        return [Client(owner, self.backbone, self.config.training, measuring, self.config.seed) for owner in owners]
+
+
+def prepare(config: Config, observer: Observer) -> Parts:
+    """Load data and model, and make the clients.
+
+    Raises:
+        DataError, ModelError, ConfigError: with a sentence that says what to change.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    started = time.perf_counter()
+    observer(Event("loading", data={"what": "data"}, transient=True))
+    loaded = load(config.data, Path())
+    dataset, notes = loaded.dataset, tuple(note.text for note in loaded.notes)
+    counts = {"users": len(dataset.user_ids), "items": len(dataset.catalogue), "events": len(dataset.items.values)}
+    observer(Event("data_loaded", data={**counts, "notes": list(notes)}))
+    assignment = assign_clients(dataset, config.clients, config.seed)
+    owners = client_data(dataset, assignment)
+    observer(Event("clients_made", data={"sizes": {owner.name: len(owner.users) for owner in owners}}))
+    middle = time.perf_counter()
+    backbone, files = load_backbone(config, dataset.catalogue, observer)
+    seconds = {"data": middle - started, "model": time.perf_counter() - middle}
+    layout = backbone.layout
+    sizes = {"model": files.name, "trained": layout.size, "shared": layout.shared, "seconds": seconds["model"]}
+    observer(Event("model_loaded", data=sizes))
+    return Parts(config, dataset, assignment, owners, backbone, files, notes, seconds)
+
+
+def load_backbone(config: Config, catalogue: Catalogue, observer: Observer) -> tuple[Backbone[Any], ModelFiles]:
+    """Return the backbone that the configuration names over a catalogue, and the files of its language model."""
+    settings, device = config.backbone, choose_device(config.device)
+    observer(Event("loading", data={"what": f"model {settings.model}"}, transient=True))
+    files = resolve(
+        settings.model, progress=lambda text: observer(Event("loading", data={"what": text}, transient=True))
+    )
+    if isinstance(settings, GenerativeSettings):
+        from pplr.models.generative import GenerativeBackbone
+
+        model, tokenizer = load_decoder(files, device=device)
+        return GenerativeBackbone(settings, catalogue, model, tokenizer, device=device), files
+    if isinstance(settings, EncoderSettings):
+        from pplr.models.encoder import EncoderBackbone
+
+        model, tokenizer = load_encoder(files, device=device)
+        return EncoderBackbone(settings, catalogue, model, tokenizer, device), files
+    from pplr.models.sequence import SequenceBackbone
+
+    model, tokenizer = load_base(files, device=device)
+    observer(Event("loading", data={"what": f"{len(catalogue):,} item vectors"}, transient=True))
+    return SequenceBackbone(settings, catalogue, model, tokenizer, device), files
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name; "auto" is the first GPU, or the CPU where there is none.
+
+    Raises:
+        ConfigError: there is no such GPU.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device = {name!r}, but torch sees {torch.cuda.device_count()} GPUs. Use device = 'cpu' or 'auto'."
+        )
+    return device
+
+
+def shares(total: int, sizes: list[int]) -> list[int]:
+    """Return how many of `total` each gets, in proportion to `sizes`, at least one and at most its size."""
+    exact = np.asarray(sizes, dtype=np.float64) * min(1.0, total / max(sum(sizes), 1))
+    counts = np.floor(exact).astype(int)
+    for index in np.argsort(-(exact - counts), kind="stable")[: max(0, min(total, sum(sizes)) - int(counts.sum()))]:
+        counts[index] += 1
+    return [max(1, int(count)) for count in counts]
