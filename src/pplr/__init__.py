@@ -1,10 +1,10 @@
 """Federated fine-tuning of language-model recommenders: personalised, balanced, and without sharing interaction data.
 
-    import pplr
+import pplr
 
-    result = pplr.run(pplr.load_config("pplr.toml"))
-    recommender = pplr.Recommender.load(result.folder)
-    recommender.recommend("client-0", history=["Alien (1979)", "Blade Runner (1982)"])
+result = pplr.run(pplr.load_config("pplr.toml"))
+recommender = pplr.Recommender.load(result.folder)
+recommender.recommend("client-0", history=["Alien (1979)", "Blade Runner (1982)"])
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ __all__ = [
     "run",
 ]
 
-for _variable, _value in {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
+for _variable, _value in {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}.items():
     os.environ.setdefault(_variable, _value)
 
 _HOMES = {

@@ -148,9 +148,7 @@ class Recommender:
         unknown = [text for text, code in zip(wanted, codes, strict=True) if code is None]
         if unknown:
             titles = self._dataset.catalogue.titles
-            raise ConfigError(
-                [f"No item has the title or id {text!r}.{nearest(text, titles)}" for text in unknown]
-            )
+            raise ConfigError([f"No item has the title or id {text!r}.{nearest(text, titles)}" for text in unknown])
         return np.asarray(codes, dtype=np.int64)
 
     @cached_property

@@ -221,8 +221,8 @@ def _open_folder(folder: Path, config: Config, *, resume: bool, overwrite: bool)
         return
     if occupied and not overwrite:
         raise RunError(
-            f"There is already a run in {folder}. Go on with it (--resume), replace it (--overwrite), or choose another "
-            "folder (--out)."
+            f"There is already a run in {folder}. Go on with it (--resume), replace it (--overwrite), or choose "
+            "another folder (--out)."
         )
     if not occupied and folder.is_dir() and any(folder.iterdir()):
         raise RunError(f"{folder} is not empty and holds no run. Choose another --out.")

@@ -13,7 +13,7 @@ import torch
 
 
 def derive(seed: int, *address: str | int) -> int:
-    """Return a 63-bit seed for `address` (for example `derive(1, "train", "client-3", 7)`), independent of all others."""
+    """Return a 63-bit seed for `address`, for example `derive(1, "train", "client-3", 7)`."""
     text = "\x1f".join([str(seed), *(str(part) for part in address)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 

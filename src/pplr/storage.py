@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from pplr.errors import StorageError
 
 
@@ -82,8 +84,9 @@ def _sync(path: Path) -> None:
 def _disk(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as problem:
+    except (OSError, SafetensorError) as problem:  # safetensors reports a full disk as its own error
+        reason = getattr(problem, "strerror", None) or problem
         raise StorageError(
-            f"{path} cannot be written: {problem.strerror or problem}. Make room on the disk or choose another folder "
+            f"{path} cannot be written: {reason}. Make room on the disk or choose another folder "
             "with --out; what was complete before is still there, and `--resume` goes on from it."
         ) from problem

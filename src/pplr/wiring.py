@@ -18,7 +18,9 @@ from pplr.federation import Client, Measuring
 from pplr.federation.events import Event, Observer
 from pplr.models.backbone import Backbone
 from pplr.models.hub import ModelFiles, load_base, load_decoder, load_encoder, resolve
-from pplr.models.settings import EncoderSettings, GenerativeSettings
+from pplr.models.settings import EncoderSettings, GenerativeSettings, SequenceSettings
+from pplr.models.text import item_texts
+from pplr.models.vectors import encode, tokenise
 
 POOLED = "everyone"
 """Name of the one client of a strategy that pools all data."""
@@ -114,11 +116,30 @@ def load_backbone(config: Config, catalogue: Catalogue, observer: Observer) -> t
 
         model, tokenizer = load_encoder(files, device=device)
         return EncoderBackbone(settings, catalogue, model, tokenizer, device), files
-    from pplr.models.sequence import SequenceBackbone
+    return _sequence(settings, catalogue, files, device, observer), files
 
-    model, tokenizer = load_base(files, device=device)
+
+def _sequence(
+    settings: SequenceSettings, catalogue: Catalogue, files: ModelFiles, device: torch.device, observer: Observer
+) -> Backbone[Any]:
+    """Return the sequence backbone; item vectors come from the cache where they were computed before.
+
+    Without adapters the language model is not even loaded then.
+    """
+    from pplr.models.sequence import SequenceBackbone
+    from pplr.models.vector_cache import read_vectors, store_vectors, vectors_key
+
+    texts = item_texts(catalogue, settings.attributes)
+    key = vectors_key(files.digest, texts, settings.item_tokens)
+    vectors = read_vectors(key, len(catalogue))
+    if vectors is not None and not settings.adapters:
+        return SequenceBackbone(settings, catalogue, None, None, device, vectors=vectors)
     observer(Event("loading", data={"what": f"{len(catalogue):,} item vectors"}, transient=True))
-    return SequenceBackbone(settings, catalogue, model, tokenizer, device), files
+    model, tokenizer = load_base(files, device=device)
+    if vectors is None:
+        vectors = encode(model, tokenise(tokenizer, texts, settings.item_tokens)).cpu()
+        store_vectors(key, vectors)
+    return SequenceBackbone(settings, catalogue, model, tokenizer, device, vectors=vectors)
 
 
 def choose_device(name: str) -> torch.device:

@@ -77,11 +77,13 @@ def pplr(
     """Fine-tune a language-model recommender together with others, without sharing interaction data.
 
     First steps:
-      pplr demo                           see it work on real data in five minutes
-      pplr init --events e.csv --items i.csv    write a configuration for your data
-      pplr run pplr.toml                  train, measure, write a report
-      pplr recommend runs/run --client client-0 --history "Heat; Alien"
+      pplr demo                          see it work on real data
+      pplr init --events FILE --items FILE
+                                         write a configuration for your data
+      pplr run pplr.toml                 train, measure, write a report
+      pplr recommend runs/run --client client-0 --user 1234
 
-    Exit codes: 0 done, 1 unexpected error, 2 command line or configuration, 3 data,
-    4 model, 5 run folder, 6 numbers that are not finite, 7 disk, 130 interrupted.
+    Exit codes: 0 done, 1 unexpected error, 2 command line or configuration,
+    3 data, 4 model, 5 run folder, 6 a number that is not finite, 7 disk,
+    130 interrupted.
     """

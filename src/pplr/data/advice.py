@@ -19,8 +19,8 @@ def advice(report: DataReport, has_split_column: bool) -> tuple[str, ...]:
         sentences += [*_about_leakage(report.split), *_about_targets(report.split, report.users)]
         if has_split_column and report.split.kind == "leave-one-out":
             sentences.append(
-                "The events have a split column, which 'leave-one-out' ignores. Set data.split.kind to 'global-time' to "
-                "use it."
+                "The events have a split column, which 'leave-one-out' ignores. Set data.split.kind to 'global-time' "
+                "to use it."
             )
     return tuple(sentences)
 
@@ -29,8 +29,8 @@ def _about_texts(report: DataReport) -> Iterator[str]:
     text, items = report.text, report.items
     if text.all_capitals * 2 > items:
         yield (
-            f"{_share(text.all_capitals, items)} of the titles are all capitals, which language models read poorly. Write "
-            "them in ordinary case."
+            f"{_share(text.all_capitals, items)} of the titles are all capitals, which language models read poorly. "
+            "Write them in ordinary case."
         )
     if text.duplicates * 100 > items:
         yield (
@@ -58,17 +58,17 @@ def _about_order(report: DataReport) -> Iterator[str]:
         )
     if order.ties * 100 > events:
         yield (
-            f"{_share(order.ties, events)} of the events tie with the user's event before, for {order.users_with_ties:,} "
-            "users: their order means nothing. Give a finer time, or a position."
+            f"{_share(order.ties, events)} of the events tie with the user's event before, for "
+            f"{order.users_with_ties:,} users: their order means nothing. Give a finer time, or a position."
         )
 
 
 def _about_leakage(split: SplitQuality) -> Iterator[str]:
     if split.ties_at_cut * 100 > split.test_users:
         yield (
-            f"{split.ties_at_cut:,} of {split.test_users:,} test users have ties at the cut of 'leave-one-out': events of "
-            "one moment (a basket) are told apart by the file's order, and predict each other. Use 'global-time', or give "
-            "one event per moment."
+            f"{split.ties_at_cut:,} of {split.test_users:,} test users have ties at the cut of 'leave-one-out': events "
+            "of one moment (a basket) are told apart by the file's order, and predict each other. Use 'global-time', "
+            "or give one event per moment."
         )
     if split.late_training:
         yield (
@@ -77,8 +77,9 @@ def _about_leakage(split: SplitQuality) -> Iterator[str]:
         )
     if split.training_after_test is not None and split.training_after_test > 0.01:
         yield (
-            f"{split.training_after_test:.0%} of the training events are later than the median test event: training sees "
-            "what other users do after the moment that is asked about. Use 'global-time' for claims about the future."
+            f"{split.training_after_test:.0%} of the training events are later than the median test event: training "
+            "sees what other users do after the moment that is asked about. Use 'global-time' for claims "
+            "about the future."
         )
 
 

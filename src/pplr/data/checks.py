@@ -162,13 +162,13 @@ def _test_repeated(dataset: Dataset, users: Ints) -> float:
 def _text_quality(tables: Tables, limit: int) -> TextQuality:
     written = tables.written["title"]
     texts = written.filter(written.str.strip_chars() != "")
-    cased = texts.str.contains(r"\p{L}") & (texts.str.to_lowercase() != texts)
     plain = texts.str.strip_chars().map_elements(unescape, return_dtype=pl.String)
+    capitals = (plain.str.to_lowercase() != plain) & (plain.str.to_uppercase() == plain)
     return TextQuality(
         missing=len(written) - len(texts),
         duplicates=int(tables.items["title"].is_duplicated().sum()),
         html_entities=int((plain != texts.str.strip_chars()).sum()),
-        all_capitals=int((cased & (texts.str.to_uppercase() == texts)).sum()),
+        all_capitals=int(capitals.sum()),
         longer_than_limit=int((plain.str.replace_all(r"\s+", " ").str.len_chars() > limit).sum()),
         characters=quantiles(texts.str.len_chars().to_numpy()),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -29,11 +31,14 @@ def cluster_users(
         seed: the run's seed.
     """
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     vectors = user_vectors(training, factors, iterations, derive(seed, "clients", "factorisation"))
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors = vectors / np.where(lengths > 0, lengths, 1)
-    with threadpool_limits(1):
+    with threadpool_limits(1), warnings.catch_warnings():
+        # fewer different vectors than clusters: filled_up takes care of it
+        warnings.simplefilter("ignore", ConvergenceWarning)
         means = KMeans(count, n_init=10, random_state=derive(seed, "clients", "kmeans") % 2**32)
         distances = np.asarray(means.fit_transform(vectors), dtype=np.float64)
         groups = np.asarray(means.labels_, dtype=np.int64)

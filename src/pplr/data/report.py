@@ -84,7 +84,7 @@ class SplitQuality(_Frozen):
         training_lengths: training events of each user.
         ties_at_cut: users whose last three events tie, so that the file's order decides what is asked (leave-one-out).
         late_training: training events that follow a validation or test event of the same user.
-        training_after_test: share of training events, of all users, later than the median test event; None without time.
+        training_after_test: share of all users' training events later than the median test event; None without time.
         validation_unseen: share of validation targets that never occur in training.
         test_unseen: share of test targets that never occur in training.
         test_repeated: share of test targets already in the user's history, which is masked: they cannot be hit.

@@ -58,14 +58,14 @@ class CheckpointStore:
             save_file(
                 {name: t.contiguous().cpu() for name, t in checkpoint.engine.items()}, folder / "clients.safetensors"
             )
+            (folder / "progress.json").write_text(json.dumps(checkpoint.state), encoding="utf-8")
             manifest = {
                 "version": VERSION,
                 "round": checkpoint.round,
                 "clients": checkpoint.clients,
                 "sha256": {path.name: file_digest(path) for path in sorted(folder.iterdir())},
-                "state": checkpoint.state,
             }
-            (folder / "state.json").write_text(json.dumps(manifest), encoding="utf-8")
+            (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
         write_folder(self._folder / f"round-{checkpoint.round:04d}", fill)
         for number in self.rounds()[: -self._keep]:
@@ -95,7 +95,7 @@ class CheckpointStore:
     def _load(self, number: int) -> Checkpoint:
         folder = self._folder / f"round-{number:04d}"
         try:
-            manifest = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             if manifest["version"] != VERSION:
                 raise CheckpointError(
                     f"The checkpoint {folder} has version {manifest['version']}; this program reads version {VERSION}. "
@@ -106,8 +106,9 @@ class CheckpointStore:
                     raise _damaged(folder, f"{name} is not what was written", self.rounds())
             rows = load_file(folder / "bank.safetensors")["rows"]
             engine = load_file(folder / "clients.safetensors")
-            return Checkpoint(manifest["round"], rows, tuple(manifest["clients"]), engine, manifest["state"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as problem:
+            state = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+            return Checkpoint(manifest["round"], rows, tuple(manifest["clients"]), engine, state)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as problem:
             raise _damaged(folder, str(problem), self.rounds()) from problem
 
 

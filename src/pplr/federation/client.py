@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pplr.data.dataset import ClientData, Ints, Part, Queries
+from pplr.errors import NumericalError
 from pplr.evaluation import UserMetrics, evaluate
 from pplr.federation.messages import ClientInfo, EvaluateTask, Report, TrainTask, Update
 from pplr.models.backbone import Backbone
@@ -102,7 +103,7 @@ class Client:
     def train(self, task: TrainTask, report: Callable[[StepProgress], None] | None = None) -> Update:
         """Return the update after local training from `task.row`; the private part is remembered."""
         place = Place(self._seed, self.info.name, task.round, task.progress)
-        result = train_locally(self._backbone, self.row(task.row), self._examples, self._training, place, report)
+        result = train_locally(self._backbone, self.row(task.row), self._examples, self._training, place, report=report)
         shared = self._backbone.layout.shared
         self.private = result.row[shared:].clone()
         return Update(
@@ -119,13 +120,21 @@ class Client:
         """Return the loss on held-out events and, where asked for, the ranking metrics.
 
         A validation keeps the row if it is the best so far.
+
+        Raises:
+            NumericalError: the loss is not finite.
         """
         started = time.perf_counter()
         row = self.best_row() if task.row is None else self.row(task.row)
         parameters = self._backbone.layout.views(row)
         queries = self._queries[task.part]
         held_out = self._backbone.query_examples(queries)
-        loss, _ = mean_loss(self._backbone, parameters, held_out, self._training.batch_tokens * 2)
+        loss, targets = mean_loss(self._backbone, parameters, held_out, self._training.batch_tokens * 2)
+        if targets and not math.isfinite(loss):
+            raise NumericalError(
+                f"The {task.part.name.lower()} loss of client {self.info.name} became {loss} after round {task.round}. "
+                "Lower training.learning_rate or training.clip_norm, or train in float32."
+            )
         per_user = self._ranked(queries, row) if task.rank and len(queries) else None
         metrics = {} if per_user is None else per_user.overall()
         improved = task.part is Part.VALIDATION and self._keep(row, metrics, loss)

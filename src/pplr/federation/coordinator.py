@@ -120,9 +120,6 @@ class Coordinator:
         progress = (number - 1) / self._settings.rounds
         tasks = [TrainTask(name, number, progress, self.bank.row(name)) for name in names]
         updates = {update.client: update for update in self._engine.train(tasks, self._observe)}
-        for update in updates.values():
-            data = {"loss": update.loss, "tokens": update.tokens, "seconds": update.seconds}
-            self._observe(Event("client_trained", number, update.client, data))
         clock.append(time.perf_counter())
         mixing = self._aggregate(number, updates, received)
         clock.append(time.perf_counter())
@@ -146,10 +143,11 @@ class Coordinator:
             self.bank.row(name).copy_(update.row)
         similarity_of = self._strategy.similarity_of
         products = None if similarity_of is None else gram(self.bank.rows, received).cpu().numpy()
-        losses = [updates[name].loss if name in updates else math.nan for name in self.bank.clients]
+        trained = {name for name, update in updates.items() if update.targets > 0}  # the others learnt nothing
+        losses = [updates[name].loss if name in trained else math.nan for name in self.bank.clients]
         cohort = Cohort(
             number,
-            np.array([name in updates for name in self.bank.clients]),
+            np.array([name in trained for name in self.bank.clients]),
             np.array([float(client.size) for client in self._clients]),
             np.array(losses),
             products,

@@ -17,7 +17,8 @@ class FederationSettings(BaseModel):
     participation: float | int = Field(
         1.0,
         gt=0,
-        description="Clients per round, drawn anew each round: a fraction (a number with a point, up to 1.0) or a count.",
+        description="Clients per round, drawn anew each round: a fraction (a number with a point, up to 1.0) or a "
+        "count.",
     )
 
     def per_round(self, clients: int) -> int:

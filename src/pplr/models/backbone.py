@@ -1,7 +1,7 @@
 """What a recommender is made of, as far as training, federation and evaluation are concerned.
 
-A backbone owns frozen weights and the public catalogue; it owns no client. Everything that differs between clients comes
-in as `parameters`: the named parts of one row of the adapter bank.
+A backbone owns frozen weights and the public catalogue; it owns no client. Everything that differs between clients
+comes in as `parameters`: the named parts of one row of the adapter bank.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Backbone(ABC, Generic[E]):
         """Return vectors [items, width] that stay constant between refreshes, or None where there are none."""
 
     def refresh(self, progress: float) -> Refresh:
-        """Return how often `encode_catalogue` runs while a client trains, at `progress` (0 to 1) of the run's rounds."""
+        """Return how often `encode_catalogue` runs while a client trains; `progress` is the share of rounds done."""
         return "round"
 
     @abstractmethod

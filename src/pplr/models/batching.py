@@ -25,8 +25,8 @@ def shuffled_batches(
 ) -> list[Ints]:
     """Return batches of similar lengths in random order, for one epoch.
 
-    The examples are shuffled, then sorted by length within pools of about `pool` batches, cut, and the batches shuffled:
-    which examples meet in a batch changes from epoch to epoch.
+    The examples are shuffled, then sorted by length within pools of about `pool` batches, cut, and the batches
+    shuffled: which examples meet in a batch changes from epoch to epoch.
     """
     order = generator.permutation(len(lengths)).astype(np.int64)
     mean = max(float(lengths.mean()), 1.0) if len(lengths) else 1.0

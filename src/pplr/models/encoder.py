@@ -30,7 +30,7 @@ from pplr.models.examples import next_items
 from pplr.models.layout import Layout, ParameterSpec, zeros
 from pplr.models.lora import AdapterSettings, Lora
 from pplr.models.text import item_texts
-from pplr.models.vectors import Tokens, encode, mean_pool
+from pplr.models.vectors import Tokens, encode, mean_pool, readable_tokens
 
 
 class EncoderSettings(BaseModel):
@@ -99,7 +99,7 @@ class EncoderBackbone(Backbone[HistoryExamples]):
         texts = tokenizer(item_texts(catalogue, settings.attributes), add_special_tokens=False)["input_ids"]
         self._texts: list[list[int]] = [ids[: settings.item_tokens] for ids in texts]
         self._lengths = np.asarray([len(ids) for ids in self._texts], np.int64)
-        _check_room(settings, self._lengths)
+        _check_room(settings, self._lengths, readable_tokens(body))
         self._tokens = Tokens([[*self._start, *ids, *self._end] for ids in self._texts], self._lengths + 2)
         self.lora = Lora(body, settings.adapter)
         self.layout = Layout([*self.lora.specs, *self._bias_specs()])
@@ -158,7 +158,7 @@ class EncoderBackbone(Backbone[HistoryExamples]):
         columns = None
         if training and 0 < self.settings.negatives < self.items:
             drawn = torch.randint(self.items, (self.settings.negatives,)).to(self.device)
-            columns, wanted = torch.cat([targets, drawn]).unique(return_inverse=True)
+            columns, wanted = torch.unique(torch.cat([targets, drawn]), return_inverse=True)
             vectors, targets = vectors[columns], wanted[: len(targets)]
         logits = states @ vectors.T / self.settings.temperature
         if "bias" in p:
@@ -204,10 +204,15 @@ def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     return [] if start is None else [start], [] if end is None else [end]
 
 
-def _check_room(settings: EncoderSettings, lengths: Ints) -> None:
+def _check_room(settings: EncoderSettings, lengths: Ints, readable: int | None) -> None:
     longest = int(lengths.max(initial=0)) + 2
     if settings.history_tokens < longest:
         raise ConfigError(
             f"backbone.history_tokens = {settings.history_tokens} is shorter than the longest item text ({longest} "
             f"tokens). Set it to at least {longest}, or item_tokens lower."
+        )
+    if readable is not None and settings.history_tokens > readable:
+        raise ConfigError(
+            f"backbone.history_tokens = {settings.history_tokens}, but the model {settings.model!r} reads {readable} "
+            f"tokens at most. Set it to {readable} or lower."
         )

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
+from transformers import DynamicCache
 
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.models.backbone import Backbone, CatalogueScorer, Loss, Parameters
@@ -91,6 +92,7 @@ class GenerativeBackbone(Backbone[TitleExamples]):
         model: Any,
         tokenizer: Any,
         device: torch.device,
+        *,
         base: Path | None = None,
     ) -> None:
         self.settings = settings
@@ -167,13 +169,29 @@ class GenerativeBackbone(Backbone[TitleExamples]):
     def _loss(self, examples: TitleExamples, rows: Ints) -> Loss:
         targets = [self.titles[item] for item in examples.targets[rows]]
         prompts = [self.prompts.prompt(history) for history in examples.histories.select(rows)]
-        # the last target token is never read, only predicted
-        ids, mask = padded([p + t[:-1] for p, t in zip(prompts, targets, strict=True)], self.device)
-        row, column = _target_positions([len(p) for p in prompts], [len(t) for t in targets], self.device)
-        states = self.hidden(ids, mask)[row, column]
+        # what all prompts begin with is read once; the last target token is never read, only predicted
+        start = _common_start(prompts)
+        ids, _ = padded([p[start:] + t[:-1] for p, t in zip(prompts, targets, strict=True)], self.device)
+        row, column = _target_positions([len(p) - start for p in prompts], [len(t) for t in targets], self.device)
+        states = self._continued(prompts[0][:start], ids)[row, column]
         wanted = torch.tensor([token for target in targets for token in target], device=self.device)
         total = F.cross_entropy(self.logits(states).float(), wanted, reduction="sum")
         return Loss(total, len(wanted), int(examples.lengths[rows].sum()))
+
+    def _continued(self, start: list[int], ids: Tensor) -> Tensor:
+        """Return the normalised states [batch, length, width] of `ids`, rows that all continue the tokens `start`.
+
+        Padding stands at the end, where causal attention never looks, so no mask is needed. The adapters' dropout is
+        drawn once for `start`.
+        """
+        body = self.model.base_model
+        cache = None
+        if start:
+            cache = DynamicCache(config=self.model.config)
+            body(input_ids=torch.tensor([start], device=self.device), past_key_values=cache, use_cache=True)
+            cache.batch_repeat_interleave(len(ids))
+        states: Tensor = body(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+        return states
 
     def _measured(self, histories: Ragged, targets: Ints) -> TitleExamples:
         lengths = [
@@ -181,6 +199,15 @@ class GenerativeBackbone(Backbone[TitleExamples]):
             for history, target in zip(histories, targets, strict=True)
         ]
         return TitleExamples(histories, targets, np.asarray(lengths, np.int64))
+
+
+def _common_start(prompts: list[list[int]]) -> int:
+    """Return how many tokens all prompts begin with; each keeps its last one, and a single prompt all of its own."""
+    if len(prompts) < 2:
+        return 0
+    most = min(len(prompt) for prompt in prompts) - 1
+    first, last = min(prompts), max(prompts)  # in this order neighbours share most, so these two share least
+    return next((i for i in range(most) if first[i] != last[i]), most)
 
 
 def _target_positions(prompts: list[int], targets: list[int], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """From written titles to items of the catalogue (METHOD "Backbones", grounding).
 
-`catalogue` searches among the titles of the catalogue only, so every beam is an item. `embedding` writes freely, and ranks
-all items by the distance of their titles to what was written, in the space of the base model without adapters.
+`catalogue` searches among the titles of the catalogue only, so every beam is an item. `embedding` writes freely, and
+ranks all items by the distance of their titles to what was written, in the space of the base model without adapters.
 """
 
 from __future__ import annotations

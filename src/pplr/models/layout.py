@@ -1,7 +1,7 @@
 """The fixed order in which all trained parameters of one client stand in one row.
 
-A row is theta_c of METHOD "Setting": every LoRA factor and every small head parameter, flattened. Shared parameters come
-first and private ones last, so that what travels is one contiguous piece of the row.
+A row is theta_c of METHOD "Setting": every LoRA factor and every small head parameter, flattened. Shared parameters
+come first and private ones last, so that what travels is one contiguous piece of the row.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Layout:
         specs = self.specs if rows.shape[-1] == self.size else self.specs[: self._shared_count]
         named, start = {}, 0
         for spec in specs:
-            named[spec.name] = rows[..., start : start + spec.size].unflatten(-1, spec.shape or (1,))
+            named[spec.name] = rows[..., start : start + spec.size].view(*rows.shape[:-1], *spec.shape)
             start += spec.size
         return named
 
@@ -124,8 +124,8 @@ class Layout:
 class TrainableRow:
     """A working copy of one row whose named parts collect gradients.
 
-    All parts share one storage with `values` [P] and their gradients share one with `gradient` [P], so that clipping and
-    the optimiser see two flat vectors, however many adapters there are.
+    All parts share one storage with `values` [P] and their gradients share one with `gradient` [P], so that clipping
+    and the optimiser see two flat vectors, however many adapters there are.
     """
 
     def __init__(self, layout: Layout, row: Tensor) -> None:

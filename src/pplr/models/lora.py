@@ -28,6 +28,9 @@ TARGETS = {
 }
 """The maps that are adapted where the configuration names none: queries and values, by model type."""
 
+SEQUENCE_FIRST = {"longformer": ("query", "key", "value", "query_global", "key_global", "value_global")}
+"""The maps that transformers' code applies to [length, batch, in] rather than [batch, length, in], by model type."""
+
 
 class AdapterSettings(BaseModel):
     """Low-rank adapters in the language model."""
@@ -45,16 +48,17 @@ class AdapterSettings(BaseModel):
 class LoraLinear(nn.Module):
     """A frozen linear map plus the low-rank update that is bound at the moment."""
 
-    def __init__(self, base: nn.Linear, scaling: float, dropout: float) -> None:
+    def __init__(self, base: nn.Linear, scaling: float, dropout: float, *, sequence_first: bool = False) -> None:
         super().__init__()
         self.base = base
         self.scaling = scaling
         self.dropout = dropout
+        self.sequence_first = sequence_first
         self.factor_a: Tensor | None = None
         self.factor_b: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return W x, plus the update where one is bound; x is [batch, ..., in].
+        """Return W x, plus the update where one is bound; x is [batch, ..., in], or [length, batch, in].
 
         A bound A of [rank, in] serves the whole batch; one of [batch, rank, in] gives each sample its own row.
         """
@@ -67,9 +71,14 @@ class LoraLinear(nn.Module):
             z = F.dropout(z, self.dropout)
         if a.dim() == 2:
             return y + F.linear(F.linear(z, a) * self.scaling, b).to(y.dtype)
+        if self.sequence_first:
+            return y + self._update_per_sample(z.transpose(0, 1), a, b).transpose(0, 1).to(y.dtype)
+        return y + self._update_per_sample(z, a, b).to(y.dtype)
+
+    def _update_per_sample(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
         flat = z.reshape(z.shape[0], -1, z.shape[-1])
         update = (flat @ a.transpose(1, 2) * self.scaling) @ b.transpose(1, 2)
-        return y + update.reshape(y.shape).to(y.dtype)
+        return update.reshape(*z.shape[:-1], -1)
 
 
 class Lora:
@@ -84,7 +93,7 @@ class Lora:
         model_type = getattr(getattr(model, "config", None), "model_type", "")
         targets = settings.targets or TARGETS.get(model_type, ("q_proj", "v_proj"))
         self.settings = settings.model_copy(update={"targets": tuple(targets)})
-        self._modules = _wrap(model, self.settings)
+        self._modules = _wrap(model, self.settings, SEQUENCE_FIRST.get(model_type, ()))
         self.specs: tuple[ParameterSpec, ...] = tuple(
             spec
             for path, module in self._modules.items()
@@ -123,7 +132,7 @@ class Lora:
                 module.training = False
 
 
-def _wrap(model: nn.Module, settings: AdapterSettings) -> dict[str, LoraLinear]:
+def _wrap(model: nn.Module, settings: AdapterSettings, sequence_first: tuple[str, ...]) -> dict[str, LoraLinear]:
     linear = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
     chosen = [path for path in linear if any(_is_named(path, target) for target in settings.targets)]
     unmatched = [t for t in settings.targets if not any(_is_named(path, t) for path in chosen)]
@@ -136,7 +145,8 @@ def _wrap(model: nn.Module, settings: AdapterSettings) -> dict[str, LoraLinear]:
     wrapped = {}
     for path in chosen:
         parent, _, name = path.rpartition(".")
-        module = LoraLinear(linear[path], settings.scale / settings.rank, settings.dropout)
+        scaling = settings.scale / settings.rank
+        module = LoraLinear(linear[path], scaling, settings.dropout, sequence_first=name in sequence_first)
         module.training = False
         setattr(model.get_submodule(parent), name, module)
         wrapped[path] = module

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
+from pplr.errors import ConfigError
 from pplr.models.backbone import Backbone, Loss, Parameters
 from pplr.models.batching import padded
 from pplr.models.layout import Layout, ParameterSpec, kaiming, zeros
@@ -99,17 +100,33 @@ class SequenceBackbone(Backbone[ItemSequences]):
     selects_by = "ndcg@10"
 
     def __init__(
-        self, settings: SequenceSettings, catalogue: Catalogue, body: nn.Module, tokenizer: Any, device: torch.device
+        self,
+        settings: SequenceSettings,
+        catalogue: Catalogue,
+        body: nn.Module | None,
+        tokenizer: Any,
+        device: torch.device,
+        *,
+        vectors: Tensor | None = None,
     ) -> None:
+        """Make the backbone of a language model (`body` and `tokenizer`), or of its `vectors` [items, hidden] alone.
+
+        Raises:
+            ConfigError: adapters shall be trained, but there is no language model.
+        """
         self.settings = settings
         self.device = device
         self.items = len(catalogue)
-        self._body = body
-        self._tokens: Tokens = tokenise(tokenizer, item_texts(catalogue, settings.attributes), settings.item_tokens)
-        raw = encode(body, self._tokens)
+        self._reader = None if body is None else _ItemReader(body, _item_tokens(settings, catalogue, tokenizer))
+        if self._reader is None and (vectors is None or settings.adapters):
+            raise ConfigError("The sequence backbone needs a language model: none was given.")
+        raw = self._reader.encode() if vectors is None and self._reader else vectors
+        if raw is None:
+            raise ConfigError("The sequence backbone needs item vectors: none were given.")
+        raw = raw.to(device)
         self._mean, self._deviation = raw.mean(0), raw.std(0).clamp(min=1e-6)
         self.vectors = standardised(raw)
-        self.lora = Lora(body, settings.adapter) if settings.adapters else None
+        self.lora = Lora(body, settings.adapter) if settings.adapters and body is not None else None
         self.layout = Layout([*self._head_specs(), *(self.lora.specs if self.lora else ())])
 
     def _head_specs(self) -> list[ParameterSpec]:
@@ -143,10 +160,10 @@ class SequenceBackbone(Backbone[ItemSequences]):
 
     def encode_catalogue(self, parameters: Parameters) -> Tensor | None:
         """Return [items, hidden] text vectors with these parameters' adapters, or None where the model has none."""
-        if self.lora is None:
+        if self.lora is None or self._reader is None:
             return None
         with self.lora.bound(parameters):
-            return self._standardised(encode(self._body, self._tokens))
+            return self._standardised(self._reader.encode())
 
     def loss(
         self, parameters: Parameters, catalogue: Tensor | None, examples: ItemSequences, rows: Ints, training: bool
@@ -183,14 +200,14 @@ class SequenceBackbone(Backbone[ItemSequences]):
 
     def _vectors(self, parameters: Parameters, catalogue: Tensor | None, seen: Tensor | None, training: bool) -> Tensor:
         vectors = self.vectors if catalogue is None else catalogue
-        if self.lora is None or not training or seen is None:
+        if self.lora is None or self._reader is None or not training or seen is None:
             return vectors
-        unique = seen.unique()
+        unique = torch.unique(seen)
         live = unique[torch.randperm(len(unique), device="cpu")[: self.settings.live_items].to(unique.device)]
         with ExitStack() as stack:
             stack.enter_context(self.lora.training())
             stack.enter_context(self.lora.bound(parameters))
-            fresh = text_vectors(self._body, [self._tokens.ids[i] for i in live.tolist()])
+            fresh = self._reader.read(live.tolist())
         return vectors.index_copy(0, live, self._standardised(fresh.float()))
 
     def _standardised(self, raw: Tensor) -> Tensor:
@@ -206,6 +223,26 @@ class SequenceBackbone(Backbone[ItemSequences]):
     def _logits(self, p: Parameters, table: Tensor, states: Tensor) -> Tensor:
         logits = F.linear(states * self.settings.width**-0.5, table)
         return logits + p["bias"] if "bias" in p else logits
+
+
+@dataclass(frozen=True)
+class _ItemReader:
+    """A language model and the items' texts as its tokens."""
+
+    body: nn.Module
+    tokens: Tokens
+
+    def encode(self) -> Tensor:
+        """Return vectors [items, hidden] of all items."""
+        return encode(self.body, self.tokens)
+
+    def read(self, items: list[int]) -> Tensor:
+        """Return vectors [len(items), hidden] through which gradients flow."""
+        return text_vectors(self.body, [self.tokens.ids[item] for item in items])
+
+
+def _item_tokens(settings: SequenceSettings, catalogue: Catalogue, tokenizer: Any) -> Tokens:
+    return tokenise(tokenizer, item_texts(catalogue, settings.attributes), settings.item_tokens)
 
 
 class SequenceScorer:

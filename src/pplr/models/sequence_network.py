@@ -35,8 +35,8 @@ def network_specs(width: int, layers: int, positions: int) -> list[ParameterSpec
 def hidden_states(p: Mapping[str, Tensor], items: Tensor, *, layers: int, heads: int, dropout: float = 0.0) -> Tensor:
     """Return the state after each item, [batch, length, width].
 
-    `items` [batch, length, width] are item embeddings, oldest first, padded at the end: a state sees only what is before
-    it, so padding needs no mask. The newest `positions` items are the caller's business.
+    `items` [batch, length, width] are item embeddings, oldest first, padded at the end: a state sees only what is
+    before it, so padding needs no mask. The newest `positions` items are the caller's business.
     """
     length = items.shape[1]
     x = F.dropout(items + p["position"][:length], dropout, training=dropout > 0)

@@ -50,6 +50,15 @@ def text_vectors(body: nn.Module, ids: Sequence[list[int]]) -> Tensor:
     return mean_pool(body(input_ids=tokens, attention_mask=mask).last_hidden_state, mask)
 
 
+def readable_tokens(body: nn.Module) -> int | None:
+    """Return how many tokens a model with a table of positions can read, or None where it has no such table."""
+    for path, module in body.named_modules():
+        if path.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa and its kin count positions from behind the padding id
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None
+
+
 @torch.no_grad()
 def encode(body: nn.Module, tokens: Tokens, batch_tokens: int = 4096) -> Tensor:
     """Return vectors [texts, width] float32 for all texts, batched by length."""

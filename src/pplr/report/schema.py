@@ -41,7 +41,7 @@ Ratio = Annotated[float | None, AfterValidator(_null_for_infinite)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 
 
 class Settings(_Part):
@@ -171,7 +171,7 @@ class Metrics(_Part):
 
     schema_version: Literal[1] = Field(alias="schema", description="Version of this document; 1.")
     name: str = Field(description="Name of the run.")
-    created: datetime = Field(description="When the run finished, ISO 8601.")
+    created: datetime = Field(description="When the results were measured, ISO 8601.")
     seed: int = Field(ge=0, description="All randomness of the run came from it.")
     strategy: Settings = Field(description="The strategy, resolved: kind and its parameters.")
     backbone: Settings = Field(description="The backbone, resolved: kind and its settings.")

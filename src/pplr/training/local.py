@@ -103,6 +103,7 @@ def train_locally(
     examples: E,
     settings: TrainingSettings,
     place: Place,
+    *,
     report: Callable[[StepProgress], None] | None = None,
 ) -> LocalResult:
     """Return the row [P] after `settings.epochs` epochs over `examples`, starting from `row` [P].

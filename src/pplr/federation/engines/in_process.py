@@ -31,7 +31,13 @@ class InProcessEngine:
 
     def train(self, tasks: Sequence[TrainTask], observer: Observer) -> list[Update]:
         """Return one update per task."""
-        return [self._clients[task.client].train(task, _progress(task, observer)) for task in tasks]
+        updates = []
+        for task in tasks:
+            update = self._clients[task.client].train(task, _progress(task, observer))
+            data = {"loss": update.loss, "tokens": update.tokens, "seconds": update.seconds}
+            observer(Event("client_trained", task.round, task.client, data))
+            updates.append(update)
+        return updates
 
     def evaluate(self, tasks: Sequence[EvaluateTask], observer: Observer) -> list[Report]:
         """Return one report per task."""

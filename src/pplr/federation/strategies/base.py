@@ -21,7 +21,7 @@ class Cohort:
 
     Attributes:
         round: t = 1, 2, ...
-        present: [clients] whether the client trained in this round.
+        present: [clients] whether the client trained in this round, on at least one example.
         sizes: [clients] n_c, its number of training examples.
         losses: [clients] L_c, its mean training loss of this round; NaN where it was absent.
         gram: [clients, clients] inner products of the vectors that similarity is measured on; None if the strategy
@@ -73,6 +73,11 @@ class Strategy(BaseModel, ABC):
 
 
 def averaging(cohort: Cohort, weights: Floats) -> Floats:
-    """Return D in which every row is `weights` [clients] over the present clients, scaled to sum to one."""
+    """Return D in which every row is `weights` [clients] over the present clients, scaled to sum to one.
+
+    Where nobody present has any weight there is nothing to average, and D is the identity.
+    """
     shares = np.where(cohort.present, weights, 0.0)
+    if shares.sum() == 0:
+        return np.eye(len(shares))
     return np.tile(shares / shares.sum(), (len(shares), 1))

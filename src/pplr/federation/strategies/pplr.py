@@ -60,7 +60,7 @@ def similarities(gram: Floats) -> Floats:
     norms = np.sqrt(np.clip(np.diag(gram), 0, None))
     products = np.outer(norms, norms)
     cosines = np.divide(gram, products, out=np.zeros_like(gram), where=products > 0)
-    return (np.clip(cosines, -1, 1) + 1) / 2
+    return np.asarray((np.clip(cosines, -1, 1) + 1) / 2, dtype=np.float64)
 
 
 def learning_speeds(losses: Floats, round_number: int, alpha: float, beta: float, tau: float) -> Floats:

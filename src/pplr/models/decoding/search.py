@@ -95,12 +95,13 @@ class BeamSearch:
 
     def advance(self) -> None:
         """Let every user take as many steps as the tokens read so far allow."""
-        while len(users := np.flatnonzero(~self.done & self._ready())):
-            self._step(users)
-
-    def _ready(self) -> Bools:
-        waiting = (self.running.slots < 0) & (self.running.log_probs > NOTHING)
-        return ~waiting.any(axis=1)
+        beams = self.running
+        alive = beams.log_probs > NOTHING
+        users = np.arange(len(alive))[:, None]
+        read = self._tree.next_slots[users, beams.parents, beams.ranks]
+        beams.slots = np.where(alive & (beams.lengths > 0), read, 0)
+        while len(ready := np.flatnonzero(~self.done & (self.running.slots >= 0).all(axis=1))):
+            self._step(ready)
 
     def _step(self, users: Ints) -> None:
         candidates = self._candidates(users)

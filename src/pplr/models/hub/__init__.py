@@ -4,10 +4,10 @@
 """
 
 from pplr.models.hub.cache import cache_folder
-from pplr.models.hub.known import Kind, KnownModel, known
 from pplr.models.hub.load import load_base, load_decoder, load_encoder
 from pplr.models.hub.manifest import Manifest
-from pplr.models.hub.resolve import ModelFiles, installed, pull, resolve
+from pplr.models.hub.registry import Kind, KnownModel, known
+from pplr.models.hub.resolver import ModelFiles, installed, pull, resolve
 
 __all__ = [
     "Kind",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
 from contextlib import redirect_stderr
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ _LIBRARIES = ("gguf", "safetensors", "tokenizers", "torch", "transformers")
 
 # llama.cpp's names of pre-tokenizers that split every digit off before they split words
 _DIGIT_SPLITTERS = {"smollm"}
+_PRE_TOKENIZER_KEY = b"tokenizer.ggml.pre"
 
 
 def convert_gguf(gguf: Path, folder: Path) -> dict[str, str]:
@@ -63,10 +65,18 @@ def convert_gguf(gguf: Path, folder: Path) -> dict[str, str]:
 
 
 def _pre_tokenizer_name(gguf: Path) -> str:
-    from gguf import GGUFReader
+    """Return the text under the key `tokenizer.ggml.pre`, "" where there is none.
 
-    field = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
-    return "" if field is None else str(field.contents())
+    The key is looked up in the bytes, because a full parse of the header, which holds the whole vocabulary, takes
+    seconds. In a GGUF file a text follows its key as a type (4 bytes), a length (8 bytes), and UTF-8.
+    """
+    with gguf.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = content.find(_PRE_TOKENIZER_KEY)
+        if found < 0:
+            return ""
+        start = found + len(_PRE_TOKENIZER_KEY) + 4
+        length = int.from_bytes(content[start : start + 8], "little")
+        return content[start + 8 : start + 8 + length].decode(errors="replace")
 
 
 def _restore_digit_splitter(path: Path, pre_tokenizer: str) -> None:

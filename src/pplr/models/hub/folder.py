@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pplr.errors import ModelError
-from pplr.models.hub.known import Kind
+from pplr.models.hub.registry import Kind
 
 _TOKENIZERS = (
     "tokenizer.json",

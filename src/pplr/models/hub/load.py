@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from pplr.errors import ModelError
-from pplr.models.hub.known import Kind
 from pplr.models.hub.quiet import quiet
-from pplr.models.hub.resolve import ModelFiles
+from pplr.models.hub.registry import Kind
+from pplr.models.hub.resolver import ModelFiles
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _BACKBONES = {
@@ -23,13 +22,13 @@ _UNUSED = ("pooler.",)
 
 
 def load_decoder(
-    files: ModelFiles, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    files: ModelFiles, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a decoder with its language-model head, and its tokenizer.
 
-    All parameters are frozen (`requires_grad` False) and the model is in evaluation mode. The tokenizer neither pads
-    nor truncates unless it is asked to, the side of padding is the caller's choice, and it has a pad token. That may be
-    the end-of-text token, so mask by the attention mask, never by id.
+    `dtype` None means float32. All parameters are frozen (`requires_grad` False), and the model is in evaluation mode.
+    The tokenizer neither pads nor truncates unless it is asked to, the side of padding is the caller's choice, and it
+    has a pad token. That may be the end-of-text token, so mask by the attention mask, never by id.
 
     Raises:
         ModelError: the files hold an encoder, or cannot be loaded.
@@ -41,7 +40,7 @@ def load_decoder(
 
 
 def load_encoder(
-    files: ModelFiles, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    files: ModelFiles, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return an encoder (hidden states, no head), and its tokenizer; otherwise as `load_decoder`.
 
@@ -55,7 +54,7 @@ def load_encoder(
 
 
 def load_base(
-    files: ModelFiles, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    files: ModelFiles, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a model of either kind without a head, and its tokenizer: what turns text into hidden states.
 
@@ -79,15 +78,16 @@ def _article(kind: Kind) -> str:
 
 
 def _load(
-    loader: Any, files: ModelFiles, dtype: torch.dtype, device: torch.device | str
+    loader: Any, files: ModelFiles, dtype: torch.dtype | None, device: torch.device | str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    import torch
     from transformers import AutoTokenizer
 
     with quiet():
         try:
             model, report = loader.from_pretrained(
                 files.path,
-                dtype=dtype,
+                dtype=dtype or torch.float32,
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=False,

@@ -10,7 +10,7 @@ from typing import Any
 
 from pplr.errors import ModelError
 from pplr.models.hub.digest import file_sha256
-from pplr.models.hub.known import Kind
+from pplr.models.hub.registry import Kind
 
 FILENAME = "manifest.json"
 FORMAT = 1

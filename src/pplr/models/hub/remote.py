@@ -8,10 +8,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from pplr.errors import ModelUnavailable
+from pplr.errors import ModelError, ModelUnavailable
 from pplr.models.hub import storage
-from pplr.models.hub.known import suggestion
-from pplr.models.hub.quiet import quiet
+from pplr.models.hub.quiet import quiet_hub
+from pplr.models.hub.registry import suggestion
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -45,6 +45,7 @@ def download(repository: str, folder: Path, progress: Callable[[str], None]) -> 
     HF_HUB_OFFLINE=1 only that cache is asked.
 
     Raises:
+        ModelError: its weights are published as pickles only.
         ModelUnavailable: the model does not exist, needs permission, or the hub is not reachable.
         StorageError: the disk is full.
     """
@@ -52,7 +53,7 @@ def download(repository: str, folder: Path, progress: Callable[[str], None]) -> 
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
     progress(f"Downloading {repository} from the model hub.")
-    with quiet():
+    with quiet_hub():
         try:
             snapshot = Path(snapshot_download(repository, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
         except GatedRepoError as error:
@@ -69,6 +70,12 @@ def download(repository: str, folder: Path, progress: Callable[[str], None]) -> 
             if storage.says_full(str(error)):
                 raise storage.full(folder, f"downloading {repository}") from error
             raise ModelUnavailable(_unreachable(repository, error)) from error
+    if not any(snapshot.glob("*.safetensors")):
+        raise ModelError(
+            f"'{repository}' is published without safetensors. Other formats can run any code when they are loaded, so "
+            "pplr does not read them. Choose another model, or save this one elsewhere with save_pretrained and use "
+            "that folder."
+        )
     for path in sorted(snapshot.iterdir()):
         if path.is_file():
             _share(path.resolve(), folder / path.name)

@@ -11,7 +11,7 @@ from pathlib import Path
 from pplr.errors import PplrError, StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 _FULL_PHRASES = ("no space left on device", "disk quota exceeded", "file too large", "not enough space")
 
 _ADVICE = "Make room there, or set PPLR_CACHE to a folder on another disk, and pull again; no model was changed."

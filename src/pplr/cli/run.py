@@ -1,0 +1,76 @@
+"""`pplr run`: train, measure, report."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pplr.cli import INTERRUPTED
+from pplr.cli.measures import print_measures
+from pplr.cli.options import AsJson, Quiet
+from pplr.cli.progress import watching
+from pplr.cli.terminal import results, say, write_json
+
+
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration, TOML.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a value of the configuration; may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run folder; runs/NAME without.", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the newest checkpoint.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run that is in the folder.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train what a configuration describes, measure it, and write a report.
+
+    A run that was interrupted goes on with --resume, and ends with the same
+    numbers as if it had not been. --json prints what metrics.json holds,
+    with the run folder as "folder".
+
+    Examples:
+      pplr run pplr.toml
+      pplr run pplr.toml --set strategy.kind=fedavg --out runs/fedavg
+      pplr run pplr.toml --set seed=2 --set federation.rounds=5 --overwrite
+      pplr run pplr.toml --resume
+      pplr run pplr.toml --quiet --json > result.json
+    """
+    try:
+        with watching(quiet=quiet) as observer:
+            from pplr.config import load_config
+            from pplr.runner import run as train
+
+            settings = load_config(config, overrides or ())
+            result = train(settings, out, resume=resume, overwrite=overwrite, observer=observer)
+    except KeyboardInterrupt as interrupt:
+        say(f"Interrupted. Go on with: {_again(config, overrides or [], out)}")
+        raise typer.Exit(INTERRUPTED) from interrupt
+    if as_json:
+        write_json({"folder": str(result.folder), **result.metrics})
+        return
+    print_measures(result.metrics, results())
+    show_folder(result.folder)
+
+
+def show_folder(folder: Path) -> None:
+    """Say where the report of a finished run is, and what can be done with the run."""
+    client = shlex.quote(str(folder))
+    say(f"Report: {folder / 'report.html'}")
+    say(f"Recommend with: pplr recommend {client} --client NAME --history 'Title; Title'")
+
+
+def _again(config: Path, overrides: list[str], out: Path | None) -> str:
+    """Return the command that goes on with an interrupted run."""
+    words = ["pplr", "run", str(config)]
+    for override in overrides:
+        words += ["--set", override]
+    if out is not None:
+        words += ["--out", str(out)]
+    return shlex.join([*words, "--resume"])

@@ -1,0 +1,178 @@
+"""One client's adapter as a folder in the format of Hugging Face PEFT, and back.
+
+`adapter_config.json` and `adapter_model.safetensors` are what `peft.PeftModel.from_pretrained` loads; parameters that
+are no low-rank factors (the head of the sequence backbone, biases of items) stand beside them in `head.safetensors`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pplr.errors import ModelError
+from pplr.models.layout import Layout, ParameterSpec
+from pplr.models.lora import Lora
+from pplr.storage import write_folder, write_text
+
+CONFIG, ADAPTER, HEAD = "adapter_config.json", "adapter_model.safetensors", "head.safetensors"
+PREFIX = "base_model.model."
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+PLAIN: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none", None),
+    "use_dora": (False, None),
+    "use_rslora": (False, None),
+    "fan_in_fan_out": (False, None),
+    "rank_pattern": ({}, None),
+    "alpha_pattern": ({}, None),
+    "modules_to_save": ([], None),
+}
+"""Settings of PEFT that change what an adapter computes, and the values that mean plain LoRA."""
+
+
+def export_adapter(
+    folder: Path, layout: Layout, row: Tensor, lora: Lora | None, *, base_model: str, task_type: str
+) -> None:
+    """Write `row` [P] as a folder that PEFT loads; `folder` is written whole or not at all.
+
+    Args:
+        folder: where; what is already there is replaced.
+        layout: of the row.
+        row: one client's parameters.
+        lora: the adapters of the language model; None where only a head is trained: then only the head is written.
+        base_model: name of the language model, for whoever loads the folder.
+        task_type: PEFT's task type, "CAUSAL_LM" or "FEATURE_EXTRACTION".
+
+    Raises:
+        StorageError: the disk is full or not writable.
+    """
+    named = layout.views(row.detach().cpu())
+    factors = {spec.name for spec in lora.specs} if lora else set()
+    adapter = {_peft_name(name): t.contiguous() for name, t in named.items() if name in factors}
+    head = {name: t.contiguous() for name, t in named.items() if name not in factors}
+
+    def fill(target: Path) -> None:
+        if lora is not None:
+            save_file(adapter, target / ADAPTER, metadata={"format": "pt"})
+            write_text(target / CONFIG, json.dumps(_config(lora, base_model, task_type), indent=2) + "\n")
+        if head:
+            save_file(head, target / HEAD)
+
+    write_folder(folder, fill)
+
+
+def import_adapter(folder: Path, layout: Layout, row: Tensor, lora: Lora | None = None) -> Tensor:
+    """Return a copy of `row` [P] in which everything that the folder holds is replaced by what the folder holds.
+
+    Args:
+        folder: an adapter folder written by `export_adapter`, or by PEFT itself.
+        layout: of the row.
+        row: supplies what the folder does not hold: the head, where PEFT wrote the folder.
+        lora: the adapters that the row is for; if given, the folder's scale must be theirs.
+
+    Raises:
+        ModelError: the folder is incomplete, holds pickles, is not plain LoRA, or does not fit the layout.
+    """
+    specs = {spec.name: spec for spec in layout.specs}
+    result = row.detach().clone()
+    views = layout.views(result)
+    factors = {name for name in specs if name.endswith((".lora_A", ".lora_B"))}
+    if factors:
+        _check_config(folder, lora)
+        adapter = _load(folder / ADAPTER)
+        named = {_layout_name(name): tensor for name, tensor in adapter.items()}
+        _check_shapes(folder / ADAPTER, named, {name: specs[name] for name in factors})
+        for name, tensor in named.items():
+            views[name].copy_(tensor)
+    if (folder / HEAD).exists() or not factors:
+        head = _load(folder / HEAD)
+        _check_shapes(folder / HEAD, head, {name: spec for name, spec in specs.items() if name not in factors})
+        for name, tensor in head.items():
+            views[name].copy_(tensor)
+    return result
+
+
+def _config(lora: Lora, base_model: str, task_type: str) -> dict[str, Any]:
+    scale = lora.settings.scale
+    return {
+        "peft_type": "LORA",
+        "task_type": task_type,
+        "base_model_name_or_path": base_model,
+        "r": lora.settings.rank,
+        "lora_alpha": int(scale) if scale.is_integer() else scale,
+        "lora_dropout": lora.settings.dropout,
+        "target_modules": list(lora.settings.targets),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+
+
+def _check_config(folder: Path, lora: Lora | None) -> None:
+    """Refuse what is not plain LoRA, or scales its update in another way than `lora`."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        rank, scale = int(config["r"]), float(config["lora_alpha"])
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise ModelError(
+            f"{folder} is no adapter folder: {CONFIG} cannot be read ({problem!r}). Name a folder that holds {CONFIG} "
+            f"and {ADAPTER}."
+        ) from problem
+    for key, allowed in PLAIN.items():
+        value = config.get(key, allowed[-1])
+        if value not in allowed:
+            raise ModelError(
+                f"The adapter in {folder} has {key} = {value!r}; only plain LoRA ({key} = {allowed[0]!r}) can be "
+                "imported. Merge it into the base model, or train it again as plain LoRA."
+            )
+    if lora is not None and (rank, scale) != (lora.settings.rank, lora.settings.scale):
+        raise ModelError(
+            f"The adapter in {folder} has rank {rank} and scale {scale:g}, this run rank {lora.settings.rank} and "
+            f"scale {lora.settings.scale:g}. Set backbone.adapter.rank = {rank} and backbone.adapter.scale = {scale:g}."
+        )
+
+
+def _check_shapes(path: Path, found: dict[str, Tensor], expected: dict[str, ParameterSpec]) -> None:
+    missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or unknown:
+        differences = (("it lacks", missing), ("it has the unknown", unknown))
+        parts = [f"{what} {names[0]} ({len(names)} in all)" for what, names in differences if names]
+        raise ModelError(
+            f"{path} does not hold this model's parameters: {' and '.join(parts)}. Choose the base model, the "
+            "adapter's targets and the catalogue that it was trained with."
+        )
+    for name, spec in expected.items():
+        if tuple(found[name].shape) != spec.shape:
+            raise ModelError(
+                f"{path} holds {name} of shape {list(found[name].shape)}, but this model needs {list(spec.shape)}. "
+                "Choose the base model, the adapter's rank and the catalogue that it was trained with."
+            )
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        pickles = [file.name for pattern in PICKLES for file in sorted(path.parent.glob(pattern))]
+        if pickles:
+            raise ModelError(
+                f"{path.parent} holds {pickles[0]}, a pickle, which could run any program when it is read. Convert it "
+                f"to {path.name} with safetensors where you trust it."
+            )
+        raise ModelError(f"{path} does not exist. Name a folder that holds it.")
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as problem:
+        raise ModelError(f"{path} is damaged: {problem}. Copy it again from where it was made.") from problem
+
+
+def _peft_name(name: str) -> str:
+    return f"{PREFIX}{name}.weight"
+
+
+def _layout_name(name: str) -> str:
+    return name.removeprefix(PREFIX).removesuffix(".weight")

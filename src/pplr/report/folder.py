@@ -1,0 +1,181 @@
+"""A finished run as it lies on the disk, read once into typed values."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from pplr.errors import RunError
+from pplr.report.schema import METRIC_KEY, SCHEMA_VERSION, Metrics
+
+METRICS_FILE = "metrics.json"
+EXAMPLES_FILE = "examples.json"
+CONFIGURATION_FILE = "config.toml"
+PER_USER_FILE = "per_user.parquet"
+TRACES = (CONFIGURATION_FILE, "events.jsonl", "checkpoints")
+"""What a run leaves behind before it is finished."""
+
+
+class RecommendedItem(BaseModel):
+    """One place of a recommended list."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    rank: int = Field(ge=1, description="1 is the best.")
+    id: str = Field(description="Item id as written in the data.")
+    title: str = Field(description="Title of the item.")
+    score: float = Field(description="The higher the better; comparable within one list only.")
+
+
+class Example(BaseModel):
+    """What one test user was recommended, beside what the user truly chose."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    client: str = Field(description="The user's client.")
+    user: str = Field(description="User id as written in the data.")
+    history: list[str] = Field(description="Titles of the history, oldest first.")
+    chosen: list[str] = Field(description="Titles that the user truly chose next.")
+    recommended: list[RecommendedItem] = Field(description="The recommendations, best first.")
+    written: list[str] = Field(default=[], description="Titles as a generative backbone wrote them, before grounding.")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """The readable files of a run folder.
+
+    Attributes:
+        folder: where it lies.
+        metrics: the content of metrics.json.
+        examples: the content of examples.json; empty where there is none.
+        configuration: the text of config.toml, or None where there is none.
+    """
+
+    folder: Path
+    metrics: Metrics
+    examples: tuple[Example, ...]
+    configuration: str | None
+
+
+def read_run(folder: Path) -> FinishedRun:
+    """Return what a finished run left in `folder`.
+
+    Raises:
+        RunError: there is no such folder, it holds no finished run, or one of its files is damaged or of another
+            version.
+    """
+    metrics = read_metrics(folder)
+    configuration = folder / CONFIGURATION_FILE
+    text = _read_text(configuration) if configuration.is_file() else None
+    return FinishedRun(folder, metrics, _read_examples(folder / EXAMPLES_FILE), text)
+
+
+def read_metrics(folder: Path) -> Metrics:
+    """Return the validated content of `folder`/metrics.json.
+
+    Raises:
+        RunError: as `read_run`.
+    """
+    path = folder / METRICS_FILE
+    _check_finished(folder)
+    text = _read_text(path)
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as problem:
+        raise RunError(
+            f"{path} is damaged: it is not valid JSON in line {problem.lineno} ({problem.msg}). "
+            f"{_measure_again(folder)}"
+        ) from problem
+    version = content.get("schema") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise RunError(
+            f"{path} has the schema version {version!r}; this version of pplr reads {SCHEMA_VERSION}. Read it with the "
+            f"version of pplr that wrote it. Or: {_measure_again(folder)}"
+        )
+    try:
+        return Metrics.model_validate(content)
+    except ValidationError as problem:
+        raise RunError(
+            f"{path} does not follow schema {SCHEMA_VERSION}: {_first_mistake(problem)} {_measure_again(folder)}"
+        ) from problem
+
+
+def read_per_user(folder: Path) -> pl.DataFrame:
+    """Return the test figures of single users: columns "user" and "client" (text), one float column per metric.
+
+    Raises:
+        RunError: the file is missing or damaged, lacks a column, or lists a user twice.
+    """
+    path = folder / PER_USER_FILE
+    if not path.is_file():
+        _check_finished(folder)
+        raise RunError(f"{folder} has no {PER_USER_FILE}. {_measure_again(folder)}")
+    try:
+        table = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as problem:
+        raise RunError(f"{path} is damaged: {problem}. {_measure_again(folder)}") from problem
+    metrics = [name for name in table.columns if METRIC_KEY.fullmatch(name)]
+    missing = [name for name in ("user", "client") if name not in table.columns]
+    if missing or not metrics:
+        raise RunError(
+            f"{path} lacks {missing[0] if missing else 'metrics'}; it has the columns {', '.join(table.columns)}. "
+            f"{_measure_again(folder)}"
+        )
+    if table["user"].is_duplicated().any():
+        twice = table["user"].filter(table["user"].is_duplicated())[0]
+        raise RunError(f"{path} lists the user '{twice}' twice. {_measure_again(folder)}")
+    return table.select(
+        pl.col("user", "client").cast(pl.String),
+        *(pl.col(name).cast(pl.Float64).fill_null(float("nan")) for name in metrics),
+    )
+
+
+def _check_finished(folder: Path) -> None:
+    if not folder.is_dir():
+        raise RunError(f"There is no run folder {folder}. Give the folder that `pplr run` printed at its end.")
+    if (folder / METRICS_FILE).is_file():
+        return
+    if any((folder / name).exists() for name in TRACES):
+        raise RunError(f"The run in {folder} is not finished: it has no {METRICS_FILE} yet. {_measure_again(folder)}")
+    raise RunError(
+        f"{folder} is not a run folder: it has no {METRICS_FILE}. Give a folder that `pplr run` has written."
+    )
+
+
+def _measure_again(folder: Path) -> str:
+    """Return how a run whose rounds are done is measured again: nothing is trained twice."""
+    return (
+        f"Measure the run again, from its last checkpoint, with `pplr run {folder / CONFIGURATION_FILE} --out {folder} "
+        "--resume`."
+    )
+
+
+def _read_examples(path: Path) -> tuple[Example, ...]:
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(TypeAdapter(list[Example]).validate_json(_read_text(path)))
+    except ValidationError as problem:
+        raise RunError(
+            f"{path} is damaged: {_first_mistake(problem)} Delete it to have a report without examples. "
+            f"Or: {_measure_again(path.parent)}"
+        ) from problem
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise RunError(f"{path} cannot be read: {problem}. Repair it, or choose another run folder.") from problem
+
+
+def _first_mistake(problem: ValidationError) -> str:
+    first = problem.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the whole"
+    more = problem.error_count() - 1
+    others = f" ({more} more mistakes follow.)" if more else ""
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}.{others}"

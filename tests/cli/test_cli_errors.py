@@ -1,0 +1,115 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pplr import errors
+from pplr.cli import doctor
+from pplr.cli.app import app
+
+
+def pplr(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "pplr", *map(str, words)], check=False, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture
+def failing(monkeypatch, cli):
+    """Make the command `doctor` raise what is given."""
+
+    def run(problem):
+        def command():
+            raise problem
+
+        for registered in app.registered_commands:
+            if registered.callback is doctor.doctor:
+                monkeypatch.setattr(registered, "callback", command)
+        return cli("doctor")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("problem", "code"),
+    [
+        (errors.ConfigError, 2),
+        (errors.DataError, 3),
+        (errors.ModelError, 4),
+        (errors.ModelUnavailable, 4),
+        (errors.RunError, 5),
+        (errors.CheckpointError, 5),
+        (errors.NumericalError, 6),
+        (errors.StorageError, 7),
+    ],
+)
+def test_every_error_ends_in_its_sentence_and_exit_code(failing, problem, code):
+    done = failing(problem("The thing [red] is wrong. Use another."))
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert done.stderr == "Error: The thing [red] is wrong. Use another.\n"
+
+
+def test_several_problems_are_listed(failing):
+    done = failing(errors.ConfigError(["One is wrong.", "Two is wrong."]))
+    assert done.stderr.splitlines() == ["Error: 2 things are wrong.", "- One is wrong.", "- Two is wrong."]
+
+
+def test_an_unexpected_exception_stays_what_it_is(failing):
+    done = failing(ZeroDivisionError("a fault of the program"))
+    assert isinstance(done.exception, ZeroDivisionError)
+    assert done.exit_code == 1
+
+
+def test_interrupts_are_quiet(failing):
+    done = failing(KeyboardInterrupt())
+    assert (done.exit_code, done.stderr) == (130, "Interrupted.\n")
+
+
+def test_a_mistake_in_a_real_process_has_no_traceback(tmp_path):
+    done = pplr("run", tmp_path / "absent.toml")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    # a pipe gets one line per sentence, however long
+    assert len(done.stderr.splitlines()) == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        f"Error: The configuration {tmp_path / 'absent.toml'} does not exist"
+    )
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pplr", "models", "list", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    process.wait(timeout=300)
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_interrupting_a_run_says_how_to_go_on(workplace):
+    config, out = workplace / "shop.toml", workplace / "inter rupted"
+    words = ["run", config, "--set", "federation.rounds=100000", "--set", "federation.patience=100000", "--out", out]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pplr", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 240
+    while not list(out.glob("checkpoints/round-*")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    process.send_signal(2)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (130, "")
+    assert "Traceback" not in stderr
+    assert stderr.splitlines()[-1] == (
+        f"Interrupted. Go on with: pplr run {config} --set federation.rounds=100000 "
+        f"--set federation.patience=100000 --out '{out}' --resume"
+    )
+
+
+def test_json_of_a_real_process_parses():
+    done = pplr("models", "list", "--json")
+    assert done.returncode == 0
+    assert "minilm" in [model["name"] for model in json.loads(done.stdout)]

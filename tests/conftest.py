@@ -1,0 +1,50 @@
+"""Fixtures that several rooms share; what they are made of is in tiny.py."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from hypothesis import settings
+
+settings.register_profile("shared", deadline=None, max_examples=50)  # machines are shared: time limits lie
+settings.load_profile("shared")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tiny tensors are slower on many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_catalogue():
+    return tiny.catalogue()
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset():
+    return tiny.dataset()
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    return tiny.byte_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_word_tokenizer():
+    return tiny.word_tokenizer()
+
+
+@pytest.fixture
+def tiny_llama():
+    return tiny.decoder("llama")
+
+
+@pytest.fixture
+def tiny_bert():
+    return tiny.encoder("bert")

@@ -1,0 +1,92 @@
+"""The configuration: what is read, what is refused, and that nothing is lost on the way to the run folder."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+import pytest
+
+from pplr.config import config_toml, differences, load_config, parse_config
+from pplr.config_template import template_toml
+from pplr.demo import demo_config
+from pplr.errors import ConfigError
+
+
+def test_all_mistakes_are_reported_at_once_with_the_nearest_names(tmp_path):
+    wrong = {
+        "sed": 1,
+        "backbone": {"kind": "sequense"},
+        "training": {"epoch": 3, "learning_rate": -1},
+        "strategy": {"alfa": 1},
+        "clients": {"kind": "kmeans", "count": "many"},
+    }
+    with pytest.raises(ConfigError) as caught:
+        parse_config(wrong, tmp_path)
+    text = str(caught.value)
+    assert len(caught.value.problems) == 6
+    for expected in ("'seed'", "'sequence'", "'epochs'", "training.learning_rate = -1", "'alpha'", "clients.count"):
+        assert expected in text
+    assert "kmeans.count" not in text, "the kind of a section is no part of a key's name"
+
+
+@pytest.mark.parametrize("backbone", ["sequence", "encoder", "generative"])
+def test_the_template_is_valid_and_names_every_key(backbone, tmp_path):
+    text = template_toml(backbone)
+    config = parse_config(tomllib.loads(text), tmp_path)
+    assert config.backbone.kind == backbone
+    for section in (config.training, config.federation, config.backbone, config.evaluation):
+        for key in type(section).model_fields:
+            if key != "adapter":
+                assert f"{key} =" in text
+    uncommented = re.sub(r"^# (\w+ = [^ #])", r"\1", text, flags=re.MULTILINE)
+    assert uncommented != text
+    assert parse_config(tomllib.loads(uncommented), tmp_path) == config, "a default is misquoted"
+
+
+@pytest.mark.parametrize("backbone", ["sequence", "encoder", "generative"])
+def test_a_resolved_configuration_reads_back_the_same(backbone, tmp_path):
+    config = demo_config(backbone)
+    (tmp_path / "config.toml").write_text(config_toml(config))
+    again = load_config(tmp_path / "config.toml")
+    assert again == config
+    assert differences(config, again) == []
+
+
+def test_paths_start_at_the_configuration_file(tmp_path):
+    (tmp_path / "c.toml").write_text('[data]\nevents = "e.csv"\nitems = "sub/i.csv"\n')
+    config = load_config(tmp_path / "c.toml")
+    assert config.data.events == tmp_path / "e.csv"
+    assert config.data.items == tmp_path / "sub" / "i.csv"
+
+
+def test_overrides(tmp_path):
+    (tmp_path / "c.toml").write_text('[data]\ndemo = "movietweetings"\n')
+    config = load_config(tmp_path / "c.toml", ["training.epochs=7", "strategy.kind=fedavg", "evaluation.ks=[3,10]"])
+    assert (config.training.epochs, config.strategy.kind, config.evaluation.ks) == (7, "fedavg", (3, 10))
+    for wrong in ("training.epochs", "=3", "seed.x=1"):
+        with pytest.raises(ConfigError):
+            load_config(tmp_path / "c.toml", ["seed=1", wrong])
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"), [(None, "pplr init"), ("a = = 1", "not valid TOML"), (b"\xff\xfe", "cannot be read")]
+)
+def test_unreadable_files(tmp_path, content, expected):
+    path = tmp_path / "c.toml"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError, match=expected):
+        load_config(path)
+
+
+def test_differences_name_what_changed():
+    one = demo_config()
+    assert differences(one, demo_config("sequence", "fedavg")) == [
+        "name",
+        "strategy.alpha",
+        "strategy.beta",
+        "strategy.kind",
+        "strategy.similarity",
+        "strategy.tau",
+    ]

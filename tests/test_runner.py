@@ -1,0 +1,273 @@
+"""Whole runs on tiny files with a tiny local model: what is written, what resumes, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import pplr
+import tiny
+from pplr.config import Config, config_toml, parse_config
+from pplr.errors import CheckpointError, ConfigError, RunError
+from pplr.results import SCHEMA
+from pplr.wiring import shares
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """A data set as CSV files, and a tiny encoder and decoder as local model folders."""
+    folder = tmp_path_factory.mktemp("files")
+    data = tiny.dataset(users=60, items=30)
+    rows = [
+        {"user": data.user_ids[u], "item": data.catalogue.ids[i], "time": 1000 + t, "silo": f"shop-{u % 3}"}
+        for u, row in enumerate(data.items)
+        for t, i in enumerate(row)
+    ]
+    pl.DataFrame(rows).write_csv(folder / "events.csv")
+    genres = data.catalogue.attributes["genre"]
+    pl.DataFrame({"id": data.catalogue.ids, "title": data.catalogue.titles, "genre": genres}).write_csv(
+        folder / "items.csv"
+    )
+    for name, model, tokenizer in (
+        ("bert", tiny.encoder("bert"), tiny.word_tokenizer()),
+        ("llama", tiny.decoder("llama"), tiny.byte_tokenizer()),
+    ):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+def configuration(files: Path, backbone: str = "sequence", **sections) -> Config:
+    own = {
+        "sequence": {"kind": "sequence", "model": str(files / "bert"), "width": 16, "positions": 8},
+        "encoder": {"kind": "encoder", "model": str(files / "bert"), "history_tokens": 64},
+        "generative": {"kind": "generative", "model": str(files / "llama"), "title_tokens": 30, "prompt_tokens": 500},
+    }
+    values = {
+        "name": "tiny",
+        "threads": 1,
+        "data": {"events": "events.csv", "items": "items.csv", "columns": {"silo": "silo"}},
+        "clients": {"kind": "column"},
+        "backbone": own[backbone],
+        "federation": {"rounds": 3},
+        "training": {"epochs": 1, "batch_tokens": 600},
+        **sections,
+    }
+    return parse_config(values, files)
+
+
+@pytest.fixture(scope="module")
+def finished(files, tmp_path_factory):
+    return pplr.run(configuration(files), tmp_path_factory.mktemp("run") / "run")
+
+
+def test_a_run_leaves_everything_behind(finished):
+    names = {path.name for path in finished.folder.iterdir()}
+    expected = {"config.toml", "events.jsonl", "metrics.json", "per_user.parquet", "examples.json", "rows.safetensors"}
+    assert expected | {"adapters", "checkpoints", "report.html"} == names
+    metrics = json.loads((finished.folder / "metrics.json").read_text())
+    assert metrics["schema"] == SCHEMA
+    assert metrics == finished.metrics
+    assert list(metrics["clients"]) == ["shop-0", "shop-1", "shop-2"]
+    assert len(metrics["rounds"]) == 3
+    assert {"popularity", "transitions", "item_knn", "recent"} <= set(metrics["baselines"])
+    parameters = metrics["cost"]["shared_parameters"]
+    assert metrics["cost"]["bytes_up"] == 3 * 3 * parameters * 4
+
+
+def test_overall_is_the_mean_over_users_and_clients_add_up_to_it(finished):
+    table = pl.read_parquet(finished.folder / "per_user.parquet")
+    metrics = finished.metrics
+    assert metrics["overall"]["ndcg@10"] == pytest.approx(table["ndcg@10"].mean())
+    for client, values in metrics["clients"].items():
+        assert values["ndcg@10"] == pytest.approx(table.filter(pl.col("client") == client)["ndcg@10"].mean())
+    weighted = sum(v["ndcg@10"] * v["users"] for v in metrics["clients"].values())
+    assert weighted / metrics["overall"]["users"] == pytest.approx(metrics["overall"]["ndcg@10"])
+
+
+def test_evaluating_again_gives_the_same_figures(finished):
+    again = pplr.evaluate_run(finished.folder)
+    for key in ("overall", "clients", "balance", "baselines"):
+        assert again[key] == finished.metrics[key]
+
+
+def test_the_same_configuration_gives_the_same_bits(finished, files, tmp_path):
+    again = pplr.run(configuration(files), tmp_path / "again")
+    assert_same_result(again.folder, finished.folder)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "local", "centralised"])
+def test_every_strategy_runs_and_reports_every_client(files, tmp_path, strategy):
+    result = pplr.run(configuration(files, strategy={"kind": strategy}, federation={"rounds": 2}), tmp_path / "run")
+    assert list(result.metrics["clients"]) == ["shop-0", "shop-1", "shop-2"]
+    rows = load_file(result.folder / "rows.safetensors")
+    same = torch.equal(rows["shop-0"], rows["shop-1"])
+    assert same == (strategy == "centralised"), "only the pooled model is one model whatever validation prefers"
+    assert (result.metrics["cost"]["bytes_up"] == 0) == (strategy != "fedavg")
+
+
+@pytest.mark.parametrize("backbone", ["encoder", "generative"])
+def test_every_backbone_trains_and_recommends(files, tmp_path, backbone):
+    config = configuration(
+        files, backbone, federation={"rounds": 2}, evaluation={"max_users": 4, "examples": 1},
+        training={"epochs": 1, "learning_rate": 0.01, "batch_tokens": 4000, "max_examples": 60},
+    )  # fmt: skip
+    result = pplr.run(config, tmp_path / "run")
+    first, last = result.metrics["rounds"][0]["clients"], result.metrics["rounds"][-1]["clients"]
+    assert sum(c["training_loss"] for c in last.values()) < sum(c["training_loss"] for c in first.values())
+    assert (result.folder / "adapters" / "shop-1" / "adapter_config.json").is_file()
+    titles = tiny.catalogue().titles
+    given = pplr.Recommender.load(result.folder).recommend("shop-1", history=[titles[0], titles[7]], k=5)
+    assert len({item.id for item in given.items}) == 5
+    assert not {item.id for item in given.items} & {item.id for item in given.history}
+
+
+def test_test_events_change_nothing_that_was_trained(files, tmp_path, finished):
+    """Every test item is replaced by another one: rows, and all of validation, stay the same bit for bit."""
+    events = pl.read_csv(files / "events.csv", schema_overrides={"item": pl.String})
+    last = events.with_row_index().group_by("user", maintain_order=True).agg(pl.col("index").last())["index"]
+    items = events["item"].to_list()
+    for row in last.to_list():
+        items[row] = f"i{(int(items[row][1:]) + 11) % 30}"
+    changed = tmp_path / "data"
+    changed.mkdir()
+    events.with_columns(pl.Series("item", items)).write_csv(changed / "events.csv")
+    (changed / "items.csv").write_bytes((files / "items.csv").read_bytes())
+    config = configuration(files)
+    paths = {"events": changed / "events.csv", "items": changed / "items.csv"}
+    moved = config.model_copy(update={"data": config.data.model_copy(update=paths)})
+    result = pplr.run(moved, tmp_path / "run")
+    assert_same_rows(result.folder, finished.folder)
+    assert result.metrics["overall"]["ndcg@10"] != finished.metrics["overall"]["ndcg@10"], "nothing was changed"
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_a_killed_run_resumes_to_the_same_bits(files, tmp_path, finished, attempt):
+    """SIGKILL at a random moment, again and again, until the run is through."""
+    config = tmp_path / "config.toml"
+    config.write_text(config_toml(configuration(files)))
+    command = [sys.executable, "-m", "pplr", "run", str(config), "--out", str(tmp_path / "run"), "--quiet"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    kills, moments = 0, random.Random(attempt)
+    while kills < 4:
+        started = (tmp_path / "run" / "config.toml").exists()
+        process = subprocess.Popen([*command, "--resume"] if started else command, env=environment)
+        wait_for_training(tmp_path / "run" / "events.jsonl", process)
+        time.sleep(moments.uniform(0.0, 0.25))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    done = subprocess.run([*command, "--resume"], env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert kills > 0, "the run was through before it could be killed"
+    assert_same_result(tmp_path / "run", finished.folder)
+
+
+def test_resume_refuses_another_configuration_and_damage(files, tmp_path):
+    config = configuration(files, federation={"rounds": 1})
+    folder = tmp_path / "run"
+    pplr.run(config, folder)
+    with pytest.raises(RunError, match=r"federation\.rounds"):
+        pplr.run(configuration(files), folder, resume=True)
+    with pytest.raises(RunError, match="already a run"):
+        pplr.run(config, folder)
+    bank = folder / "checkpoints" / "round-0001" / "bank.safetensors"
+    bank.write_bytes(bank.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(CheckpointError, match="damaged"):
+        pplr.run(config, folder, resume=True)
+    assert pplr.run(config, folder, overwrite=True).metrics["stopped"]["round"] == 1
+
+
+def test_folders_that_hold_something_else_are_left_alone(files, tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "dear.txt").write_text("dear")
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="not empty"):
+            pplr.run(configuration(files), tmp_path / "letters", overwrite=overwrite)
+    assert (tmp_path / "letters" / "dear.txt").read_text() == "dear"
+    with pytest.raises(RunError, match="no run"):
+        pplr.run(configuration(files), tmp_path / "nothing", resume=True)
+
+
+def test_recommender(finished):
+    recommender = pplr.Recommender.load(finished.folder)
+    assert recommender.clients == ("shop-0", "shop-1", "shop-2")
+    by_user = recommender.recommend("shop-1", user="u1", k=4)
+    assert [item.rank for item in by_user.items] == [1, 2, 3, 4]
+    assert all(a.score >= b.score for a, b in zip(by_user.items, by_user.items[1:], strict=False))
+    ids = [item.id for item in by_user.history]
+    assert recommender.recommend("shop-1", history=ids, k=4).items == by_user.items
+    for wrong in (
+        {"client": "shop-9", "user": "u1"},
+        {"client": "shop-0", "user": "u1"},
+        {"client": "shop-1", "user": "nobody"},
+        {"client": "shop-1", "history": ["no such title"]},
+        {"client": "shop-1", "history": [" "]},
+        {"client": "shop-1"},
+        {"client": "shop-1", "user": "u1", "k": 0},
+    ):
+        with pytest.raises(ConfigError):
+            recommender.recommend(**wrong)
+    with pytest.raises(RunError):
+        pplr.Recommender.load(finished.folder / "checkpoints")
+
+
+def test_private_parameters_stay_where_they_are(files, tmp_path):
+    own = {"kind": "sequence", "model": str(files / "bert"), "width": 16, "residual": "private", "bias": "private"}
+    result = pplr.run(
+        configuration(files, backbone=own, strategy={"kind": "fedavg"}, federation={"rounds": 2}), tmp_path / "run"
+    )
+    cost = result.metrics["cost"]
+    assert cost["parameters"] - cost["shared_parameters"] == 30 * 16 + 30
+    rows = load_file(result.folder / "rows.safetensors")
+    own_part = slice(cost["shared_parameters"], None)
+    assert not torch.equal(rows["shop-0"][own_part], rows["shop-1"][own_part])
+
+
+def test_shares_add_up():
+    generator = np.random.default_rng(1)
+    for _ in range(100):
+        sizes = generator.integers(1, 200, size=generator.integers(1, 12)).tolist()
+        total = int(generator.integers(len(sizes), sum(sizes) + 50))
+        given = shares(total, sizes)
+        assert all(1 <= share <= size for share, size in zip(given, sizes, strict=True))
+        assert abs(sum(given) - min(total, sum(sizes))) <= sum(share == 1 for share in given)
+
+
+def wait_for_training(events: Path, process: subprocess.Popen) -> None:
+    before = events.read_text().count("round_started") if events.exists() else 0
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if events.exists() and events.read_text().count("round_started") > before:
+            return
+        time.sleep(0.01)
+
+
+def assert_same_rows(one: Path, other: Path) -> None:
+    rows, expected = load_file(one / "rows.safetensors"), load_file(other / "rows.safetensors")
+    assert rows.keys() == expected.keys()
+    for name in rows:
+        assert torch.equal(rows[name], expected[name]), name
+
+
+def assert_same_result(one: Path, other: Path) -> None:
+    assert_same_rows(one, other)
+    ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (one, other))
+    for key in ("overall", "clients", "balance", "baselines", "stopped"):
+        assert ours[key] == theirs[key]
+    for key in ("mixing", "score", "details"):
+        assert [r[key] for r in ours["rounds"]] == [r[key] for r in theirs["rounds"]]
