@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peak_memory import peak_bytes, reset_peak, resident_bytes
-from result_file import summary, write_result
 from torch import Tensor
 
+from peak_memory import peak_bytes, reset_peak, resident_bytes
 from pplr.models.bank import BLOCK_BYTES, AdapterBank
+from result_file import summary, write_result
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -76,5 +76,3 @@ def federate(parts: Parts, clients: list[Client], folder: Path, observer: Observ
     started = time.perf_counter()
     progress = coordinator.run()
     return Finished(time.perf_counter() - started, engine.evaluation_seconds, progress.history)
-
-

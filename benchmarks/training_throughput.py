@@ -19,18 +19,18 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from decoder_flops import DecoderShape
 from matmul_peak import matmul_flops_per_second
 from peft_trainer import PeftTraining, tokenised
-from result_file import summary, write_result
-from source_data import add_data_options, data_name, load_data
-
 from pplr.data.dataset import Ints
 from pplr.models.batching import shuffled_batches
 from pplr.models.generative import GenerativeBackbone, TitleExamples
 from pplr.models.hub import load_decoder, resolve
 from pplr.models.settings import GenerativeSettings
 from pplr.training import Place, TrainingSettings, mean_loss, train_locally
+from result_file import summary, write_result
+from source_data import add_data_options, data_name, load_data
 
 RATE = 1e-4
 

@@ -136,7 +136,7 @@ def save_rows(folder: Path, parts: Parts, rows: Mapping[str, Tensor]) -> None:
 
     write_folder(folder / "adapters", fill)
     write_folder(
-        folder / ".rows", lambda target: save_file({n: r.cpu().contiguous() for n, r in rows.items()}, target / ROWS)
+        folder / ".rows", lambda target: save_file({n: r.cpu().clone() for n, r in rows.items()}, target / ROWS)
     )
     (folder / ".rows" / ROWS).replace(folder / ROWS)
     shutil.rmtree(folder / ".rows")

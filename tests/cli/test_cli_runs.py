@@ -9,7 +9,7 @@ def test_run_shows_a_line_per_client_and_round_and_the_tables(finished):
     metrics = json.loads((out / "metrics.json").read_text())
     assert sum(line.startswith("Round 1 of 1, client-") for line in stderr.splitlines()) == 2
     assert sum(line.startswith("Round 1 of 1: validation NDCG@10") for line in stderr.splitlines()) == 1
-    assert str(out / "report.html") in stderr
+    assert f"Report: {out / 'report.html'}" in stderr
     assert "Report" not in stdout
     for name, client in metrics["clients"].items():
         row = next(line.split() for line in stdout.splitlines() if line.split()[:1] == [name])

@@ -62,6 +62,7 @@ def test_expected_ranks_equal_brute_force(case: tuple[np.ndarray, Queries], mask
     ranks = rank_targets(Table(table), queries, table.shape[1], mask_history=mask, batch=batch)
     found = dict(zip(zip(ranks.rows.tolist(), ranks.items.tolist(), strict=True), ranks.expected.tolist(), strict=True))
     assert found == brute_force(table, queries, mask)
+    assert len(ranks.rows) == len(found)
     assert ranks.queries == len(queries)
 
 

@@ -107,7 +107,7 @@ def test_another_rank_is_refused(exported):
     lora, layout, row = adapted(tiny.decoder("llama"), rank=4, head=HEAD)
     with pytest.raises(ModelError, match=r"rank 3 and scale 5, this run rank 4.*adapter\.rank = 3"):
         import_adapter(folder, layout, row, lora)
-    with pytest.raises(ModelError, match=r"shape \[3, 16\], but this model needs \[4, 16\]"):
+    with pytest.raises(ModelError, match=r"q_proj.lora_A of shape \[3, 16\], but this model needs \[4, 16\]"):
         import_adapter(folder, layout, row)
 
 

@@ -118,7 +118,7 @@ def write_run(
 def _per_user(drawn: np.random.Generator, luck: np.ndarray, owner: np.ndarray, level: float) -> dict[str, np.ndarray]:
     """Return metrics of single users with one target each: a rank, from which everything follows."""
     ease = 0.6 + 0.8 * ((owner * 7) % 5) / 4
-    chance = np.clip(level * 1.85 * ease, 0.01, 0.95)
+    chance = np.clip(level * 3.1 * ease, 0.01, 0.95)
     noise = 0.7 * luck + 0.3 * drawn.random(len(luck))
     rank = np.maximum(1, np.ceil(10 * (noise / chance) ** 1.4)).astype(int)
     found = {f"recall@{k}": (rank <= k).astype(float) for k in KS}

@@ -56,20 +56,17 @@ def _table(comparison: Comparison) -> Table:
         box=box.SIMPLE_HEAD,
         title=f"{metric} of {first.users:,} users; differences to {first.label}",
         title_style="bold",
-        caption=f"{comparison.level:.0%} intervals, paired bootstrap, {comparison.samples:,} samples; bold: without 0",
+        title_justify="left",
+        caption=f"{comparison.level:.0%} intervals, paired bootstrap, {comparison.samples:,} samples; coloured: without 0",
+        caption_justify="left",
+        padding=(0, 1, 0, 0),
     )
     table.add_column("run", overflow="fold")
-    table.add_column("strategy")
-    table.add_column("seed", justify="right")
-    table.add_column(metric, justify="right")
-    table.add_column("difference", justify="right")
-    table.add_column("worst client", justify="right")
-    table.add_column("its difference", justify="right")
+    for name in (metric, "difference", "worst client", "difference of the worst"):
+        table.add_column(name, justify="right")
     for run in comparison.runs:
         table.add_row(
-            Text(run.label),
-            run.strategy,
-            str(run.seed),
+            Text(run.label).append(f"\n{run.strategy}, seed {run.seed}", style="dim"),
             f"{run.overall:.4f}",
             _interval(run.difference),
             _worst(run),

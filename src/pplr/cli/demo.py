@@ -16,7 +16,7 @@ from pplr.cli.measures import main_metric, print_measures, shown
 from pplr.cli.options import BackboneName, Quiet
 from pplr.cli.progress import watching
 from pplr.cli.progress_words import duration, number
-from pplr.cli.terminal import results, say
+from pplr.cli.terminal import results, say, shown_path
 
 if TYPE_CHECKING:
     from pplr.demo import DemoResult, Glimpse
@@ -66,11 +66,10 @@ def _print_demo(result: DemoResult, console: Console) -> None:
     _print_examples(result.federated.folder, console)
     if result.glimpse is not None:
         _print_glimpse(result.glimpse, console)
-    key, folder = main_metric(metrics), shlex.quote(str(result.federated.folder))
-    say(f"{shown(key)} over all users: {number(metrics['overall'][key])}. The report shows the rest:")
-    say(f"  {result.federated.folder / 'report.html'}")
+    key, folder = main_metric(metrics), shown_path(result.federated.folder)
+    say(f"{shown(key)} over all users: {number(metrics['overall'][key])}. The report shows more: {folder}/report.html")
     say("Next: your own data. `pplr init --events FILE --items FILE` writes the configuration.")
-    say(f"Or ask the model: pplr recommend {folder} --client client-0 --history 'Title; Title'")
+    say(f"Or ask the model: pplr recommend {shlex.quote(folder)} --client client-0 --history 'Title; Title'")
 
 
 def _print_examples(folder: Path, console: Console) -> None:

@@ -12,7 +12,7 @@ from pplr.cli import INTERRUPTED
 from pplr.cli.measures import print_measures
 from pplr.cli.options import AsJson, Quiet
 from pplr.cli.progress import watching
-from pplr.cli.terminal import results, say, write_json
+from pplr.cli.terminal import results, say, shown_path, write_json
 
 
 def run(
@@ -56,14 +56,14 @@ def run(
         write_json({"folder": str(result.folder), **result.metrics})
         return
     print_measures(result.metrics, results())
-    show_folder(result.folder)
+    _hints(result.folder, next(iter(result.metrics["clients"])))
 
 
-def show_folder(folder: Path) -> None:
-    """Say where the report of a finished run is, and what can be done with the run."""
-    client = shlex.quote(str(folder))
-    say(f"Report: {folder / 'report.html'}")
-    say(f"Recommend with: pplr recommend {client} --client NAME --history 'Title; Title'")
+def _hints(folder: Path, client: str) -> None:
+    """Say where the report of a finished run is, and how to ask its model."""
+    say(f"Report: {shown_path(folder / 'report.html')}")
+    words = shlex.join(["pplr", "recommend", shown_path(folder), "--client", client])
+    say(f"Ask it: {words} --history 'Title; Title'")
 
 
 def _again(config: Path, overrides: list[str], out: Path | None) -> str:

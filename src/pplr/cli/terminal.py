@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -50,6 +51,12 @@ def say(text: str, console: Console | None = None) -> None:
     """Write a line of plain text, by default to stderr; long ones are broken on a terminal only."""
     console = console or messages()
     console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def shown_path(path: Path) -> str:
+    """Return a path as a person would write it: from the current folder where it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _console(*, stderr: bool) -> Console:

@@ -81,7 +81,7 @@ def import_adapter(folder: Path, layout: Layout, row: Tensor, lora: Lora | None 
     specs = {spec.name: spec for spec in layout.specs}
     result = row.detach().clone()
     views = layout.views(result)
-    factors = {name for name in specs if name.endswith((".lora_A", ".lora_B"))}
+    factors = [name for name in specs if name.endswith((".lora_A", ".lora_B"))]
     if factors:
         _check_config(folder, lora)
         adapter = _load(folder / ADAPTER)

@@ -26,7 +26,16 @@ MOST_ROWS = 40
 """Clients with a row in the plot of quality; more are drawn as boxes."""
 
 NEUTRAL = "#8a919c"
-SYMBOLS = ("circle-open", "square-open", "diamond-open", "triangle-up-open", "x-thin-open", "cross-thin-open")
+
+SYMBOLS = {
+    "circle-open": "M8 3a5 5 0 1 0 0 10a5 5 0 1 0 0 -10",
+    "square-open": "M3 3h10v10h-10z",
+    "diamond-open": "M8 2l6 6l-6 6l-6 -6z",
+    "triangle-up-open": "M8 3l6 10h-12z",
+    "x-thin-open": "M3 3l10 10M13 3l-10 10",
+    "cross-thin-open": "M8 2v12M2 8h12",
+}
+"""Marks of the baselines, in their order: plotly's name, and the same shape as an SVG path in a box of 16."""
 
 
 def quality(metrics: Metrics) -> dict[str, Figure]:
@@ -37,6 +46,14 @@ def quality(metrics: Metrics) -> dict[str, Figure]:
 def trained_clients(metrics: Metrics) -> list[str]:
     """Return the clients of the rounds: those of the test, or the one that trained on everybody's data."""
     return list(metrics.rounds[0].clients) if metrics.rounds else []
+
+
+def marks(metrics: Metrics) -> list[tuple[str, str]]:
+    """Return (name, SVG path of its mark) of each baseline in the plots of quality; none where boxes are drawn."""
+    if len(metrics.clients) > MOST_ROWS:
+        return []
+    paths = list(SYMBOLS.values())
+    return [(baseline_name(name), paths[place % len(paths)]) for place, name in enumerate(metrics.baselines)]
 
 
 def shown_clients(metrics: Metrics, key: str) -> list[str]:
@@ -97,7 +114,7 @@ def strategy_curves(metrics: Metrics, clients: Sequence[str]) -> dict[str, Figur
         own = {client: record.mixing[i][i] for i, client in enumerate(record.clients)}
         for client in clients:
             vectors["own_weight"][client].append(own.get(client))
-    names = {"learning_speed": "learning speed w", "own_weight": "weight of the client's own row"}
+    names = {"learning_speed": "learning speed w", "own_weight": "weight of its own row"}
     figures = {key: _curves(metrics, curves, names.get(key, key.replace("_", " "))) for key, curves in vectors.items()}
     for figure in figures.values():
         figure["layout"]["yaxis"]["range"] = [0, 1.04]
@@ -121,7 +138,7 @@ def _quality(metrics: Metrics, key: str) -> Figure:
             trace |= {"type": "box", "orientation": "h", "marker": {"color": color}, "boxpoints": "outliers"}
         else:
             marker = {
-                "symbol": "circle" if own else SYMBOLS[place % len(SYMBOLS)],
+                "symbol": "circle" if own else list(SYMBOLS)[place % len(SYMBOLS)],
                 "size": 14 if own else 10,
                 "color": color,
                 "line": {"width": 0 if own else 1.75, "color": color},
@@ -131,11 +148,10 @@ def _quality(metrics: Metrics, key: str) -> Figure:
         traces.append(trace)
     rows = len(recommenders) if many else len(metrics.clients)
     layout = {
-        "height": 150 + 34 * rows,
+        "height": 90 + 36 * rows,
         "xaxis": {"title": {"text": measure_name(key)}, "rangemode": "tozero"},
         "yaxis": {"type": "category", "autorange": "reversed", "automargin": True},
-        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "xanchor": "left"},
-        "showlegend": not many,
+        "showlegend": False,
     }
     return {"data": traces, "layout": layout}
 

@@ -14,7 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pplr.report.figures import (
+    PALETTE,
     curve_style,
+    marks,
     over_rounds,
     quality,
     shown_clients,
@@ -95,6 +97,8 @@ def _content(run: FinishedRun) -> dict[str, Any]:
         "headline": headline(metrics),
         "main": main if main in keys else None,
         "tables": [measure_tables(metrics, key) for key in keys],
+        "marks": marks(metrics),
+        "own_color": PALETTE[0],
         "balance_columns": BALANCE_COLUMNS,
         "meanings": {name: MEANINGS.get(name, "") for name in metrics.baselines},
         "curves": curves,

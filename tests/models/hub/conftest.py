@@ -1,23 +1,19 @@
-"""Tiny random models, wheels that carry them, and processes that pull them."""
+"""Tiny random models, a known model that lies on a shelf, and processes that pull it."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import pickle
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from hub_toys import describe, write_model, write_wheel
 
 from pplr.models.hub import registry
-from pplr.models.hub.registry import Kind, KnownModel, Packing, Wheel
+from pplr.models.hub.registry import KnownModel, Packing
 
 CHILD = """
 import os, pickle, signal, sys, time
@@ -47,51 +43,6 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("PPLR_CACHE", str(folder))
     return folder
-
-
-def write_model(folder: Path, *, seed: int = 0, size: int = 64) -> Path:
-    """Write a folder that has everything a model folder needs; it is no model that computes anything."""
-    folder.mkdir(parents=True, exist_ok=True)
-    generator = np.random.default_rng(seed)
-    weights = {f"layer.{i}.weight": generator.standard_normal((size, size)).astype(np.float32) for i in range(3)}
-    save_file(weights, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertModel"]}))
-    (folder / "tokenizer.json").write_text("{}")
-    return folder
-
-
-def write_wheel(folder: Path, package: str, content: dict[str, bytes], **of_wheel: object) -> Wheel:
-    """Write a wheel that pip accepts, with `content` in it, and return its description."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{package.replace('-', '_')}-1.0"
-    path = folder / f"{stem}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in content.items():
-            archive.writestr(name, data)
-        archive.writestr(f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        archive.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{stem}.dist-info/RECORD", "")
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Wheel(package, "1.0", path.name, sha256, **of_wheel)  # type: ignore[arg-type]
-
-
-def describe(packing: Packing, wheels: tuple[Wheel, ...], folder: str = "", **changes: object) -> KnownModel:
-    """Return the entry of a model called `toy` in the table of known models."""
-    fields: dict[str, object] = {
-        "name": "toy",
-        "aliases": ("somebody/toy-model",),
-        "kind": Kind.ENCODER,
-        "packing": packing,
-        "folder": folder,
-        "wheels": wheels,
-        "parameters": 3 * 64 * 64,
-        "download_bytes": 50_000,
-        "stored_bytes": 50_000,
-        "licence": "Apache-2.0",
-        "package_licence": "MIT",
-        "note": "For tests.",
-    }
-    return KnownModel(**(fields | changes))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -193,6 +144,7 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.enable_padding(length=128)
     tokenizer.enable_truncation(128)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))  # as published: save_pretrained drops padding and truncation
     with torch.random.fork_rng():
         torch.manual_seed(4)
         config = BertConfig(

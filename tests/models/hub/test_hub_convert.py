@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from conftest import describe, write_wheel
+from hub_toys import describe, write_wheel
 from transformers import AutoModelForCausalLM
 
 from pplr.errors import ModelError, ModelUnavailable, StorageError

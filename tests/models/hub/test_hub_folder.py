@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import write_model
+from hub_toys import write_model
 from safetensors.numpy import save_file
 
 from pplr.errors import ModelError, ModelUnavailable

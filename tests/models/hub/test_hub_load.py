@@ -47,6 +47,7 @@ def test_an_encoder_loads_without_pooler_and_without_fixed_padding(encoder_folde
     model, tokenizer = load_encoder(resolve(str(encoder_folder)))
     assert capfd.readouterr() == ("", "")
     assert isinstance(model, BertModel)
+    assert len(tokenizer.backend_tokenizer.encode("red green").ids) == 2
     assert len(tokenizer("red green")["input_ids"]) == 2
     assert len(tokenizer("red " * 200)["input_ids"]) == 200
     assert model(**tokenizer(["red", "red blue"], padding=True, return_tensors="pt")).last_hidden_state.shape == (

@@ -11,7 +11,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from conftest import write_model
+from hub_toys import write_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 RESOLVE = """

@@ -4,7 +4,7 @@ import os
 import zipfile
 
 import pytest
-from conftest import describe, write_model, write_wheel
+from hub_toys import describe, write_model, write_wheel
 
 from pplr.errors import ModelError, ModelUnavailable
 from pplr.models.hub import pull, registry, resolve

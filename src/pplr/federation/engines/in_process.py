@@ -63,11 +63,11 @@ class InProcessEngine:
         Raises:
             CheckpointError: it is the state of other clients or of another model.
         """
-        expected = {f"{name}/private" for name in self._clients}
-        if not expected <= set(state):
+        sizes = {f"{name}/private": client.private.shape for name, client in self._clients.items()}
+        if any(name not in state or state[name].shape != shape for name, shape in sizes.items()):
             raise CheckpointError(
-                f"The checkpoint belongs to other clients than {', '.join(self._clients)}: the data or the "
-                "configuration has changed. Start again without --resume, in a new folder."
+                f"The checkpoint belongs to other clients than {', '.join(self._clients)}, or to another model: the data "
+                "or the configuration has changed. Start again without --resume, in a new folder."
             )
         for name, client in self._clients.items():
             client.private = state[f"{name}/private"].to(client.private)

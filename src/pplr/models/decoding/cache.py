@@ -24,9 +24,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc, unused-ignore]  # transfor
         self._stores: list[Tensor] = []
         self._length = 0
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Append [rows, heads, new, width] and return all keys and values so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)

@@ -46,7 +46,13 @@ class Places:
         """Return places without any beam."""
         zeros = np.zeros((users, beams), np.int64)
         return Places(
-            np.full((users, beams), NOTHING), zeros.copy(), zeros.copy(), zeros.copy(), zeros - 1, zeros - 1, zeros.copy()
+            np.full((users, beams), NOTHING),
+            zeros.copy(),
+            zeros.copy(),
+            zeros.copy(),
+            zeros - 1,
+            zeros - 1,
+            zeros.copy(),
         )
 
     def take(self, order: Ints) -> Places:

@@ -60,6 +60,7 @@
         zmin: 0,
         zmax: tops[kind()],
         colorscale: [[0, css("--low")], [1, css("--high")]],
+        showscale: size > 12,
         colorbar: { thickness: 12, outlinewidth: 0, tickformat: ".2f" },
         texttemplate: size <= 12 ? "%{z:.2f}" : "",
         hovertemplate: "%{y} from %{x}: %{z:.4f}<extra></extra>",

@@ -1,0 +1,221 @@
+"""The page docs/benchmarks.md, made from the result files.
+
+python benchmarks/report.py [--results benchmarks/results] [--page docs/benchmarks.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+Result = dict[str, Any]
+INTRODUCTION = """# Benchmarks
+
+What the program costs in time and memory, each figure from a script in `benchmarks/` that anybody can run again. This page
+is made from their result files: `make bench` runs them, `python benchmarks/report.py` writes the page.
+
+Two methods that are compared run in turn in one process, on the same data and the same number of threads; a ratio is one of
+medians. So what else the machine does hits both, and ratios mean more than seconds do. How good the recommendations are is
+another question: see [results](results.md).
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of result files")
+    parser.add_argument("--page", type=Path, default=HERE.parent / "docs" / "benchmarks.md")
+    options = parser.parse_args(arguments)
+    options.page.write_text(page(read_results(options.results)), encoding="utf-8")
+
+
+def read_results(folder: Path) -> dict[str, Result]:
+    """Return the result files in `folder`, by the name of their benchmark."""
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    return {result["benchmark"]: result for result in results}
+
+
+def page(results: dict[str, Result]) -> str:
+    """Return the page; a benchmark without a result is said to have none."""
+    parts = [INTRODUCTION, _overview(results)]
+    for name, (title, section) in SECTIONS.items():
+        parts.append(f"## {title}\n")
+        if name in results:
+            parts += [section(results[name]), _where(results[name])]
+        else:
+            parts.append(f"Not measured yet: `benchmarks/{name}.py`.\n")
+    return "\n".join(parts)
+
+
+def _overview(results: dict[str, Result]) -> str:
+    rows = []
+    for name, (what, key, target, least) in TARGETS.items():
+        if name in results:
+            value = results[name][key]
+            met = value >= target if least else value <= target
+            shown = _percent if key.endswith("share") else _times
+            bound = f"{'at least' if least else 'at most'} {shown(target)}"
+            rows.append([what, shown(value), bound, "met" if met else "missed"])
+    return _table(["", "measured", "target", ""], rows) if rows else ""
+
+
+def _training_throughput(r: Result) -> str:
+    rows = [
+        [
+            name,
+            f"{r[key]['examples_per_second']:.2f}",
+            f"{r[key]['seconds']['median']:.0f} ({r[key]['seconds']['min']:.0f} to {r[key]['seconds']['max']:.0f})",
+            f"{r[key]['cpu_seconds']:.0f}",
+            _percent(r[key]["share_of_matmul_peak"]),
+        ]
+        for name, key in (("pplr", "ours"), ("Trainer + PEFT", "theirs"))
+    ]
+    table = _table(["", "examples/s", "seconds an epoch (range)", "CPU seconds", "useful share of peak"], rows)
+    return (
+        f"{r['model']} with LoRA on queries and values, float32, {r['examples']} examples of {r['data']} "
+        f"({r['tokens_per_example']:.0f} tokens each), {r['theirs_examples_per_step']} examples per step "
+        f"({r['ours_examples_per_step']:.1f} on average for pplr), {r['repeats']} epochs each in turn after a warm-up. "
+        f"The ratio is **{_times(r['ratio'])}** in wall time, and {_times(r['ratio_of_cpu_seconds'])} in CPU time. "
+        f"Before training both measure the same loss: {r['loss_before']['ours']:.5f} and "
+        f"{r['loss_before']['theirs']:.5f}.\n\n{table}\n"
+        "Where it comes from: the start that all prompts of a batch share is read once, logits are computed at target "
+        "tokens only, batches hold texts of similar length, and attention needs no mask. "
+        f"Trainer + PEFT reads {r['theirs_padded_tokens_per_example']:.0f} tokens an example with its padding.\n\n"
+        f"The share counts useful operations alone, {r['useful_flops_per_example'] / 1e9:.0f} GFLOP an example for both "
+        "(4 N per token of an example: 2 N forward, 2 N backward to the activations, N weights of the blocks' linear "
+        "maps; causal attention; the head forward and backward at target positions; no padding), over the rate of a "
+        f"2048 x 2048 float32 matrix product in the same process, {r['matmul_peak_gflops']:.0f} GFLOP/s. What pplr does "
+        "not compute twice counts as done, as it must be without sharing.\n"
+    )
+
+
+def _aggregation(r: Result) -> str:
+    rows = [
+        [name, f"{r['seconds'][key]['median']:.1f}", f"{r['extra_bytes'][key] / 1e6:,.0f}"]
+        for name, key in (
+            ("theta @ theta.T", "bare gram"),
+            ("`gram`", "gram"),
+            ("D @ theta", "bare mix"),
+            ("`mix_`", "mix"),
+        )
+    ]
+    return (
+        f"{r['clients']:,} clients of {r['parameters']:,} parameters, a bank of {r['bank_bytes'] / 1e9:.1f} GB. Comparing "
+        f"and mixing all rows takes **{_times(r['ratio'])}** the time of the two bare products "
+        f"({_times(r['ratio_of_cpu_seconds'])} in CPU time). The bank's own memory is reused: the bare product needs "
+        "a second bank.\n\n" + _table(["", "seconds", "extra memory (MB)"], rows)
+    )
+
+
+def _memory(r: Result) -> str:
+    rows = [[clients, f"{peak / 1e6:,.0f}"] for clients, peak in r["peak_bytes"].items()]
+    row = r["runs"]["5"][0]["row_bytes"]
+    return (
+        f"Peak resident memory of a whole federation in one process, {r['model']} as generative backbone, "
+        f"{r['examples_per_client']} training examples per client. Five clients take **{_times(r['ratio'])}** the memory of "
+        f"one: the model is there once, and a client is a row of {row / 1e6:.1f} MB and a few copies of it.\n\n"
+        + _table(["clients", "peak (MB)"], rows)
+    )
+
+
+def _engine_overhead(r: Result) -> str:
+    phases = ("encode", "forward", "backward", "optimiser", "evaluation", "overhead", "total")
+    rows = [
+        [name, *(f"{figures[phase]:.2f}" for phase in phases), _percent(figures["overhead_share"])]
+        for name, figures in r["backbones"].items()
+    ]
+    return (
+        f"Five clients, {r['rounds']} rounds, {r['data']}. Overhead is what is left of the rounds' wall time without the "
+        "clients' training and evaluation: the coordinator, the engine, mixing, and a checkpoint after each round.\n\n"
+        + _table(["backbone", *(f"{phase} (s)" for phase in phases), "overhead"], rows)
+    )
+
+
+def _sequence_speed(r: Result) -> str:
+    seconds = r["seconds_per_epoch"]
+    phases = {name: value for name, value in r["phases"].items() if name != "total"}
+    rows = [[name, f"{value:.2f}", _percent(value / r["phases"]["total"])] for name, value in phases.items()]
+    return (
+        f"One client with all of {r['data']}: {r['events']:,} events, {r['items']:,} items, {r['steps']} steps. An epoch "
+        f"takes **{seconds['median']:.1f} s** ({seconds['min']:.1f} to {seconds['max']:.1f}), "
+        f"{r['events_per_second']:,.0f} events a second, {_percent(r['share_of_matmul_peak'])} of the rate of a large "
+        f"matrix product ({r['matmul_peak_gflops']:.0f} GFLOP/s).\n\n" + _table(["phase", "seconds", "share"], rows)
+    )
+
+
+def _beam_search(r: Result) -> str:
+    rows = [
+        ["pplr", f"{r['pplr_users_per_second']:.2f}"],
+        ["transformers `generate`", f"{r['transformers_users_per_second']:.2f}"],
+    ]
+    return (
+        f"{r['beams']} beams over {r['titles']:,} titles, {r['users']} users, prompts of {r['prompt_tokens_mean']:.0f} "
+        "tokens, against `prefix_allowed_tokens_fn` with ready tensors. The beams and their scores are equal. Ratio: "
+        f"**{_times(r['ratio'])}**.\n\n" + _table(["", "users/s"], rows)
+    )
+
+
+def _paper_scale(r: Result) -> str:
+    names = list(r["examples"])
+    rows = [["0", "", *(f"{r['validation_loss_before'][name]:.3f}" for name in names)]]
+    for record in r["rounds"]:
+        losses = [record["clients"][name]["validation_loss"] for name in names]
+        shown = ["" if loss is None else f"{loss:.3f}" for loss in losses]
+        rows.append([str(record["round"]), f"{record['seconds']['total']:.0f}", *shown])
+    return (
+        f"The generative backbone at the paper's scale: {len(names)} clients, {sum(r['examples'].values()):,} training "
+        "examples. Validation loss per target token, before training and after each round.\n\n"
+        + _table(["round", "seconds", *names], rows)
+    )
+
+
+def _where(r: Result) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in r.get("versions", {}).items())
+    facts = [
+        r.get("processor", ""),
+        f"{r['threads']} threads" if "threads" in r else "",
+        versions or f"torch {r.get('torch', '')}",
+        f"load of the machine {r['load']}" if "load" in r else "",
+        r.get("date", "")[:10],
+        f"commit {r['commit']}" if r.get("commit") else "",
+    ]
+    return "*" + "; ".join(fact for fact in facts if fact) + ".*\n"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _times(value: float) -> str:
+    return f"{value:.2f} times"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Result], str]]] = {
+    "training_throughput": ("Training the generative backbone", _training_throughput),
+    "sequence_speed": ("Training the sequence backbone", _sequence_speed),
+    "memory": ("Memory of more clients", _memory),
+    "engine_overhead": ("Overhead of the engine", _engine_overhead),
+    "aggregation": ("Comparing and mixing many clients", _aggregation),
+    "beam_search": ("Catalogue-constrained beam search", _beam_search),
+    "paper_scale": ("Training at the paper's scale", _paper_scale),
+}
+TARGETS: dict[str, tuple[str, str, float, bool]] = {
+    "training_throughput": ("training throughput against Trainer + PEFT", "ratio", 1.6, True),
+    "memory": ("memory of five clients against one", "ratio", 1.25, False),
+    "engine_overhead": ("share of a round outside training and evaluation", "overhead_share", 0.03, False),
+    "aggregation": ("time of aggregation against two bare products", "ratio", 1.3, False),
+    "beam_search": ("beam search against transformers", "ratio", 4.0, True),
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""A run that was interrupted ends with the very same bits as one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from pplr.errors import CheckpointError
+from pplr.federation.checkpoints import CheckpointStore
+
+SCRIPT = Path(__file__).parent / "killable_run.py"
+
+
+def essence(coordinator, members):
+    """Everything of a finished run but the time that it took."""
+    history = [record.model_dump(exclude={"seconds"}) for record in coordinator.progress.history]
+    for record in history:
+        for client in record["clients"].values():
+            client.pop("seconds")
+    tensors = [coordinator.bank.rows, *(t for client in members for t in (client.best, client.private))]
+    return history, [client.best_score for client in members], tensors
+
+
+def assert_same(one, other):
+    assert one[0] == other[0]
+    assert one[1] == other[1]
+    assert all(torch.equal(a, b) for a, b in zip(one[2], other[2], strict=True))
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a process."""
+
+
+def interrupted_at(event_name, number):
+    def observe(event):
+        if event.name == event_name and event.round == number:
+            raise Interrupted
+
+    return observe
+
+
+@pytest.mark.parametrize(
+    "where", [("client_trained", 2), ("client_validated", 3), ("round_finished", 3), ("checkpoint", 3)]
+)
+@pytest.mark.parametrize("strategy", ["pplr", "local"])
+def test_resume_in_the_same_process_is_bit_identical(tmp_path, where, strategy):
+    options = {"strategy": strategy, "rounds": 4, "participation": 3}
+    whole, members = tiny.federation(tmp_path / "whole", **options)
+    whole.run()
+    broken, _ = tiny.federation(tmp_path / "broken", observer=interrupted_at(*where), **options)
+    with pytest.raises(Interrupted):
+        broken.run()
+    again, others = tiny.federation(tmp_path / "broken", **options)
+    again.resume()
+    assert len(again.progress.history) == (3 if where[0] == "checkpoint" else where[1] - 1)
+    again.run()
+    assert_same(essence(again, others), essence(whole, members))
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_moments_changes_no_bit(tmp_path):
+    seed = random.SystemRandom().randrange(2**31)
+    command = [sys.executable, str(SCRIPT), str(tmp_path), str(seed), "8"]
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 3, f"too few processes were killed for this test to mean anything (seed {seed})"
+    expected, found = (load_file(tmp_path / name / "result.safetensors") for name in ("whole", "broken"))
+    assert set(expected) == set(found)
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == [], f"seed {seed}"
+
+
+@pytest.fixture
+def finished(tmp_path):
+    coordinator, _ = tiny.federation(tmp_path / "checkpoints", rounds=3)
+    coordinator.run()
+    return tmp_path / "checkpoints"
+
+
+def resumed(folder, **options):
+    coordinator, _ = tiny.federation(folder, **({"rounds": 3} | options))
+    coordinator.resume()
+    return coordinator
+
+
+def test_the_newest_two_checkpoints_are_kept(finished):
+    assert sorted(path.name for path in finished.iterdir()) == ["round-0002", "round-0003"]
+
+
+@pytest.mark.parametrize("name", ["bank.safetensors", "clients.safetensors", "progress.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "missing"])
+def test_damage_is_found_and_the_way_back_is_named(finished, name, damage):
+    path = finished / "round-0003" / name
+    content = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 2] ^= 255
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"round-0003 is damaged .*goes on after round 2"):
+        resumed(finished)
+    shutil.rmtree(finished / "round-0003")
+    assert len(resumed(finished).progress.history) == 2
+
+
+def test_the_only_checkpoint_damaged_says_so(finished):
+    shutil.rmtree(finished / "round-0002")
+    (finished / "round-0003" / "manifest.json").write_text('{"version": 1, "sha256": []}')
+    with pytest.raises(CheckpointError, match="the only one"):
+        resumed(finished)
+
+
+def test_a_checkpoint_of_another_version_is_refused(finished):
+    path = finished / "round-0003" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 99}))
+    with pytest.raises(CheckpointError, match="version 99"):
+        resumed(finished)
+
+
+def test_no_checkpoint_is_an_error(tmp_path):
+    with pytest.raises(CheckpointError, match="no round was finished"):
+        resumed(tmp_path / "nothing")
+    (tmp_path / ".round-0001.partial").mkdir()
+    with pytest.raises(CheckpointError, match="no round was finished"):
+        resumed(tmp_path)
+    with pytest.raises(CheckpointError, match="keeps no checkpoints"):
+        resumed(None)
+
+
+@pytest.mark.parametrize(
+    "change", [{"clients": 3}, {"backbone_settings": {"width": 16}}, {"backbone_settings": {"bias": "shared"}}]
+)
+def test_a_checkpoint_of_another_run_is_refused(finished, change):
+    with pytest.raises(CheckpointError, match="changed"):
+        resumed(finished, **change)
+
+
+def test_a_private_part_of_another_size_is_refused(tmp_path):
+    coordinator, _ = tiny.federation(tmp_path, rounds=1, backbone_settings={"bias": "private"})
+    coordinator.run()
+    with pytest.raises(CheckpointError, match="changed"):
+        resumed(tmp_path, backbone_settings={"bias": "none"})
+
+
+DISK_FULL = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from pplr.errors import StorageError
+from pplr.federation.checkpoints import Checkpoint, CheckpointStore
+store = CheckpointStore(Path(sys.argv[1]))
+store.save(Checkpoint(1, torch.zeros(2, 10), ("a", "b"), {}, {}))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    store.save(Checkpoint(2, torch.zeros(2, 100_000), ("a", "b"), {}, {}))
+except StorageError as error:
+    print(error)
+else:
+    sys.exit("no error")
+"""
+
+
+def test_a_full_disk_is_one_sentence_and_costs_nothing(tmp_path):
+    done = subprocess.run([sys.executable, "-c", DISK_FULL, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "cannot be written" in done.stdout
+    assert "Make room on the disk" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["round-0001"]
+    assert CheckpointStore(tmp_path).newest().round == 1
