@@ -2,9 +2,9 @@
 
     python benchmarks/aggregation.py --output benchmarks/results/aggregation.json
 
-Bare: theta @ theta.T and D @ theta, each in one call, the second into a new matrix as large as the bank. Ours: the bank's
-`gram` and `mix_`, which work in blocks and leave the result in the bank. Both in the same process, in turn; the ratio is
-that of the medians of their sums. Extra memory is the highest resident memory during a call less that before it.
+Bare: theta @ theta.T and D @ theta, each in one call, the second into a new matrix as large as the bank. Ours: the
+bank's `gram` and `mix_`, which work in blocks and leave the result in the bank. Both in the same process, in turn; the
+ratio is that of the medians of their sums. Extra memory is the highest resident memory during a call less that before.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _prompts(arguments: argparse.Namespace, tokenizer: Any, titles: dict[str, str]) -> list[list[int]]:  # noqa: ANN401
+def _prompts(arguments: argparse.Namespace, tokenizer: Any, titles: dict[str, str]) -> list[list[int]]:
     """Return the prompts of the first users with a history long enough: as many last titles as fit."""
     columns = [arguments.user_column, arguments.item_column]
     events = pl.read_csv(arguments.events, columns=columns, schema_overrides=dict.fromkeys(columns, pl.String))
@@ -132,7 +132,7 @@ def _allowed(titles: list[list[int]], eos: int) -> dict[tuple[int, ...], Tensor]
 
 
 def _compare(
-    model: Any,  # noqa: ANN401
+    model: Any,
     batch: tuple[Tensor, Tensor],
     trie: TitleTrie,
     allowed: dict[tuple[int, ...], Tensor],
@@ -141,7 +141,14 @@ def _compare(
     ids, mask = batch
     started = time.perf_counter()
     ours = beam_search(
-        model, ids, mask, beams=arguments.beams, max_new_tokens=TITLE_TOKENS + 1, eos=trie.eos, trie=trie, alike=True
+        model,
+        ids,
+        mask,
+        beams=arguments.beams,
+        max_new_tokens=TITLE_TOKENS + 1,
+        eos=trie.eos,
+        trie=trie,
+        same_weights=True,
     )
     between = time.perf_counter()
     theirs = _transformers(model, ids, mask, allowed, trie.eos, arguments.beams)
@@ -152,7 +159,7 @@ def _compare(
 
 
 def _transformers(
-    model: Any,  # noqa: ANN401
+    model: Any,
     ids: Tensor,
     mask: Tensor,
     allowed: dict[tuple[int, ...], Tensor],

@@ -1,9 +1,9 @@
 """Floating-point operations of training adapters in a frozen decoder, by the usual count.
 
-    4 N T            per example of T tokens: 2 N forward and 2 N backward, for gradients of activations only, with N the
-                     weights of all linear maps of the blocks
-    6 l h T^2        attention, causal: 2 l h T^2 forward and twice that backward, l layers, h = heads x width of a head
-    4 V d            per position at which logits are computed: the head forward and backward, V words, width d
+    4 N T        per example of T tokens: 2 N forward and 2 N backward, for gradients of activations only, with N the
+                 weights of all linear maps of the blocks
+    6 l h T^2    attention, causal: 2 l h T^2 forward and twice that backward; l layers, h = heads x width of a head
+    4 V d        per position at which logits are computed: the head forward and backward; V words, width d
 
 Norms, rotations, the adapters themselves (under 1%) and the optimiser are left out.
 """

@@ -2,9 +2,9 @@
 
     python benchmarks/engine_overhead.py --output benchmarks/results/engine_overhead.json
 
-From the wall time of all rounds of an in-process federation of five clients, with a checkpoint after each, everything is
-taken away that the clients spent in the catalogue's encoding, forward, backward, optimiser and evaluation. What is left is
-the overhead. Making a batch's tokens counts as forward.
+From the wall time of all rounds of an in-process federation of five clients, with a checkpoint after each, everything
+is taken away that the clients spent in the catalogue's encoding, forward, backward, optimiser and evaluation. What is
+left is the overhead. Making a batch's tokens counts as forward.
 """
 
 from __future__ import annotations

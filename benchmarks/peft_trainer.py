@@ -39,7 +39,7 @@ def collate(rows: list[Row]) -> dict[str, Tensor]:
 class PeftTraining:
     """Trains one PEFT model, pass after pass."""
 
-    def __init__(self, model: Any, *, rank: int, scale: float, dropout: float, targets: tuple[str, ...]) -> None:
+    def __init__(self, model: Any, *, rank: int, scale: int, dropout: float, targets: tuple[str, ...]) -> None:
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(

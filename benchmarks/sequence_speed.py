@@ -4,8 +4,9 @@
 
 One client that owns all data trains whole epochs with the default settings. Operations are counted by the usual rule:
 
-    per step      4 I H w + 6 n I w      projection of I item vectors, H wide (no gradient to them), and scores of n positions
-    per position  6 (12 w^2) l + 6 l w T transformer of l layers, w wide, over T positions, causal
+    4 I H w                per step: projection of I item vectors, H wide (no gradient to them), to width w
+    6 I w                  per target: scores of all items
+    72 l w^2 + 6 l w T     per position: transformer of l layers over T positions, causal
 
 Embedding look-ups, norms, activations, softmax and the optimiser are left out.
 """
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 
-from matmul_peak import matmul_flops_per_second
+from matmul_peak import best, matmul_rate
 from pplr.config import Config, parse_config
 from pplr.federation.events import ignore
 from pplr.models.sequence import ItemSequences, SequenceBackbone
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = config.training.model_copy(update={"epochs": 1})
     walls, cpus, peaks, results = [], [], [], []
     for repeat in range(options.repeats + 1):
-        peaks.append(matmul_flops_per_second())
+        peaks.append(matmul_rate())
         wall, cpu = time.perf_counter(), time.process_time()
         result = train_locally(backbone, row, examples, settings, Place(1, "everyone", repeat + 1, 0.0))
         walls.append(time.perf_counter() - wall)
@@ -53,7 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
         row = result.row
     walls, cpus, results = walls[1:], cpus[1:], results[1:]  # the first epoch warms up
     seconds = summary(walls)
-    flops, peak = _flops(backbone, examples, results[0]), max(peaks)
+    flops, peak = _flops(backbone, examples, results[0]), best(peaks)
+    cpu = summary(cpus)["median"]
     figures: dict[str, Any] = {
         "data": data_name(options),
         "model": options.model,
@@ -62,12 +64,13 @@ def main(arguments: list[str] | None = None) -> None:
         "steps": results[0].steps,
         "repeats": options.repeats,
         "seconds_per_epoch": seconds,
-        "cpu_seconds_per_epoch": summary(cpus)["median"],
+        "cpu_seconds_per_epoch": cpu,
         "phases": {phase: summary([r.seconds[phase] for r in results])["median"] for phase in results[0].seconds},
         "events_per_second": results[0].targets / seconds["median"],
         "flops_per_epoch": flops,
-        "matmul_peak_gflops": peak / 1e9,
-        "share_of_matmul_peak": flops / seconds["median"] / peak,
+        "matmul_peak_gflops": peak.per_second / 1e9,
+        "share_of_matmul_peak": flops / seconds["median"] / peak.per_second,
+        "share_of_matmul_peak_in_cpu_time": flops / cpu / peak.per_cpu_second,
         "training_loss": [result.loss for result in results],
     }
     write_result(options.output, "sequence_speed", figures)

@@ -67,7 +67,7 @@ def federate(parts: Parts, clients: list[Client], folder: Path, observer: Observ
         engine,
         config.strategy,
         config.federation,
-        parts.backbone.layout.initial_row(config.seed),
+        parts.backbone.layout.initial_row(config.seed)[: parts.backbone.layout.shared],
         seed=config.seed,
         select_by=parts.backbone.selects_by,
         store=CheckpointStore(folder),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
 from hypothesis import settings
+
+import tiny
 
 settings.register_profile("shared", deadline=None, max_examples=50)  # machines are shared: time limits lie
 settings.load_profile("shared")

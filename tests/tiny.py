@@ -24,7 +24,28 @@ from pplr.models.sequence import SequenceBackbone, SequenceSettings
 from pplr.training import TrainingSettings
 
 CPU = torch.device("cpu")
-WORDS = "red blue green old new lost last first night day river city house king queen star ship road fire rain".split()
+WORDS = [
+    "red",
+    "blue",
+    "green",
+    "old",
+    "new",
+    "lost",
+    "last",
+    "first",
+    "night",
+    "day",
+    "river",
+    "city",
+    "house",
+    "king",
+    "queen",
+    "star",
+    "ship",
+    "road",
+    "fire",
+    "rain",
+]
 BYTES = 260
 """Vocabulary of the byte tokenizer: 256 bytes and four special tokens."""
 

@@ -103,7 +103,7 @@ def test_statistics_equal_loops_over_the_drawn_users() -> None:
 
 
 def test_runs_are_matched_by_user_not_by_order() -> None:
-    first, second = paired(10, 40)
+    first, second = np.random.default_rng(10).random((2, 40))
     clients = np.arange(60) % 3
     users = np.random.default_rng(0).permutation(60)[:40]
     a = UserMetrics(users, {"ndcg@10": first})
@@ -113,6 +113,7 @@ def test_runs_are_matched_by_user_not_by_order() -> None:
     assert found["overall"].estimate == pytest.approx((first - second).mean())
     means = [min(x[clients[users] == c].mean() for c in range(3)) for x in (first, second)]
     assert (found["worst_client"].first, found["worst_client"].second) == pytest.approx(tuple(means))
+    assert compare(a, UserMetrics(users, {"ndcg@10": second}), "ndcg@10", seed=3, client_of_user=clients) == found
     assert set(compare(a, b, "ndcg@10", seed=3)) == {"overall"}
 
 

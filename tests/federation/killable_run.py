@@ -64,6 +64,7 @@ def attempt(folder: Path, *, kill_at: int | None = None, delay: float = 0.0) -> 
 def main(folder: Path, seed: int, kills: int) -> None:
     """Make both results; the moments of the kills are drawn from `seed`."""
     torch.set_num_threads(1)
+    tiny.federation(None)  # imports what is imported late, once for all children
     whole, broken = folder / "whole", folder / "broken"
     whole.mkdir()
     broken.mkdir()

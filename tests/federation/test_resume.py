@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
 
+import tiny
 from pplr.errors import CheckpointError
 from pplr.federation.checkpoints import CheckpointStore
 

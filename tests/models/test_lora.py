@@ -7,10 +7,10 @@ import warnings
 
 import peft
 import pytest
-import tiny
 import torch
 from torch.func import functional_call, vmap
 
+import tiny
 from pplr.errors import ModelError
 from pplr.models.layout import Layout, TrainableRow
 from pplr.models.lora import AdapterSettings, Lora

@@ -61,6 +61,7 @@ def write_run(
     drawn = np.random.default_rng(seed)
     own = _per_user(drawn, luck, owner, quality)
     shared = {"users": users, "loss": 5.812}
+    trained = ["everyone"] if strategy == "centralised" else names
     metrics: dict[str, Any] = {
         "schema": 1,
         "name": name,
@@ -68,7 +69,7 @@ def write_run(
         "seed": seed,
         "strategy": STRATEGIES[strategy].model_dump(mode="json"),
         "backbone": {"kind": "sequence", "model": "minilm", "width": 128, "layers": 2},
-        "model": {"name": "all-MiniLM-L6-v2", "digest": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"},
+        "model": {"name": "all-MiniLM-L6-v2", "digest": "53aa5117" * 8},
         "data": {
             "users": 4333,
             "items": 2414,
@@ -83,7 +84,7 @@ def write_run(
         "overall": {**{key: float(own[key].mean()) for key in METRICS}, **shared},
         **_grouped(own, owner, names, drawn),
         "baselines": {},
-        "rounds": _rounds(strategy, ["everyone"] if strategy == "centralised" else names, rounds, quality, users, drawn),
+        "rounds": _rounds(strategy, trained, rounds, quality, users, drawn),
         "stopped": {"round": rounds, "best_round": max(0, rounds - 1), "reason": "rounds"},
         "cost": {
             "seconds": {"data": 0.9, "model": 6.2, "train": 171.3, "aggregate": 0.21, "validate": 12.4, "test": 2.1}
@@ -108,7 +109,7 @@ def write_run(
     ids = [f"{10_000 + i}" for i in range(users)]
     pl.DataFrame({"user": ids, "client": [names[i] for i in owner], **own}).write_parquet(folder / "per_user.parquet")
     (folder / "config.toml").write_text(
-        f'name = "{name}"\nseed = {seed}\n\n[strategy]\nkind = "{strategy}"\nalpha = 0.7\n\n[federation]\nrounds = {rounds}\n'
+        f'name = "{name}"\nseed = {seed}\n\n[strategy]\nkind = "{strategy}"\n\n[federation]\nrounds = {rounds}\n'
     )
     shown = [_example(names[c], i, titles or TITLES, drawn) for c in range(len(names)) for i in range(examples)]
     (folder / "examples.json").write_text(json.dumps(shown), encoding="utf-8")

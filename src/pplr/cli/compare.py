@@ -57,7 +57,7 @@ def _table(comparison: Comparison) -> Table:
         title=f"{metric} of {first.users:,} users; differences to {first.label}",
         title_style="bold",
         title_justify="left",
-        caption=f"{comparison.level:.0%} intervals, paired bootstrap, {comparison.samples:,} samples; coloured: without 0",
+        caption=f"{comparison.level:.0%} intervals, paired bootstrap, {comparison.samples:,} samples; clear: in colour",
         caption_justify="left",
         padding=(0, 1, 0, 0),
     )

@@ -96,7 +96,7 @@ def _print_glimpse(glimpse: Glimpse, console: Console) -> None:
 
 
 def _print_titles(label: str, titles: list[str], console: Console) -> None:
-    say(f"  {label:12} {', '.join(titles)}", console)
+    say(f"  {label:12} {'; '.join(titles)}", console)
 
 
 def _silent(_: str) -> None:

@@ -12,18 +12,18 @@ class TrainingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(2, ge=1, le=1000, description="Local epochs per round.")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="AdamW's learning rate.")
+    epochs: int = Field(1, ge=1, le=1000, description="Local epochs per round.")
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="AdamW's learning rate.")
     weight_decay: float = Field(
         0.01, ge=0, le=1, description="Decoupled weight decay, not on gains, biases, positions."
     )
-    warmup_steps: int = Field(10, ge=0, description="Steps of each round over which the learning rate rises linearly.")
+    warmup_steps: int = Field(3, ge=0, description="Steps of each round over which the learning rate rises linearly.")
     schedule: Literal["constant", "cosine"] = Field(
         "cosine", description="Course of the learning rate over the rounds of the run, after warm-up."
     )
     clip_norm: float = Field(1.0, gt=0, description="Largest L2 norm of the gradient; larger ones are scaled down.")
     batch_tokens: int = Field(
-        1024, ge=1, description="Tokens per batch, padding included (items, for the sequence backbone)."
+        512, ge=1, description="Tokens per batch, padding included (items, for the sequence backbone)."
     )
     batch_examples: int | None = Field(None, ge=1, description="Also at most this many examples per batch.")
     max_examples: int | None = Field(

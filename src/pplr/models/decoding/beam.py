@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pplr.errors import ConfigError
 from pplr.models.decoding.continuations import best_continuations
 from pplr.models.decoding.reading_plan import Plan, best_width, plan_reading
 from pplr.models.decoding.search import BeamSearch
@@ -44,7 +43,7 @@ class Beams:
 
 @torch.inference_mode()
 def beam_search(
-    model: Any,  # noqa: ANN401
+    model: Any,
     input_ids: Tensor,
     attention_mask: Tensor,
     *,
@@ -53,7 +52,7 @@ def beam_search(
     eos: int,
     trie: TitleTrie | None = None,
     length_penalty: float = 1.0,
-    alike: bool = False,
+    same_weights: bool = False,
 ) -> Beams:
     """..."""
     users, k = len(input_ids), 2 * beams
@@ -61,13 +60,13 @@ def beam_search(
     search = BeamSearch(tree, users, beams, max_new_tokens, eos, length_penalty)
     reader = TreeReader(model, input_ids, attention_mask, room=8 * beams)
     everyone = np.arange(users)
-    logits = reader.read_prompts()
+    logits = reader.read_prompts_with_common_start() if same_weights else reader.read_prompts()
     tree.expect(everyone, np.zeros_like(everyone), best_continuations(logits, k, trie, np.zeros_like(everyone)))
     most = max(1, LOGITS_BYTES // (8 * logits.shape[1] * users))
     search.advance()
     while not search.done.all():
         plan = plan_reading(search, tree, trie, max_new_tokens)
-        if alike:
+        if same_weights:
             reader.keep(np.flatnonzero(~search.done))
         _read(reader, tree, trie, plan.cut(best_width(plan, len(reader.users), most)), k)
         search.advance()

@@ -35,7 +35,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc, unused-ignore]  # transfor
         for store, states in zip(self._stores, new, strict=True):
             store[:, :, self._length : end] = states
         first, self._length = self._length == 0, end
-        self.keys, self.values = (store[:, :, :end] for store in self._stores)
+        self._show()
         return new if first else (self.keys, self.values)
 
     def keep(self, moves: list[tuple[int, int]], rows: int) -> None:
@@ -44,6 +44,20 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc, unused-ignore]  # transfor
             for source, target in moves:
                 store[target, :, : self._length] = store[source, :, : self._length]
         self._stores = [store[:rows] for store in self._stores]
+        self._show()
+
+    def spread(self, rows: int, room: int) -> None:
+        """Give what the only row holds to `rows` rows, and leave `room` free tokens behind it."""
+        stores = []
+        for store in self._stores:
+            _, heads, _, width = store.shape
+            larger = store.new_empty(rows, heads, self._length + room, width)
+            larger[:, :, : self._length] = store[:, :, : self._length]
+            stores.append(larger)
+        self._stores = stores
+        self._show()
+
+    def _show(self) -> None:
         self.keys, self.values = (store[:, :, : self._length] for store in self._stores)
 
     def _larger(self, index: int, states: Tensor, end: int) -> Tensor:
@@ -64,3 +78,8 @@ class RoomyCache(Cache):  # type: ignore[misc, unused-ignore]
         """Apply `RoomyLayer.keep` to every layer."""
         for layer in self.layers:
             layer.keep(moves, rows)
+
+    def spread(self, rows: int, room: int) -> None:
+        """Apply `RoomyLayer.spread` to every layer."""
+        for layer in self.layers:
+            layer.spread(rows, room)

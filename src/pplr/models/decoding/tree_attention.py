@@ -15,13 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pplr.errors import DataError, ModelError
+from pplr.errors import DataError
 from pplr.models.decoding.cache import RoomyCache
+from pplr.models.decoding.layer_masks import LayerMasks
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-KINDS = {"full_attention", "sliding_attention"}
+WORTH_SHARING = 64
+"""Reading the common start of the prompts by itself takes a call more, which costs about as much as this many tokens."""
 
 
 class TreeReader:
@@ -32,17 +34,13 @@ class TreeReader:
         columns: number of tokens read behind the prompt, the same for each user (some are filling).
     """
 
-    def __init__(self, model: Any, input_ids: Tensor, attention_mask: Tensor, room: int) -> None:  # noqa: ANN401
+    def __init__(self, model: Any, input_ids: Tensor, attention_mask: Tensor, room: int) -> None:
         """Check the prompts, [users, prompt] padded on the left, and leave room for `room` tokens behind them.
 
         Raises:
             DataError: a prompt is empty or not padded on the left.
             ModelError: the model's kind of attention cannot take a mask of its own.
         """
-        self._config = model.config.get_text_config()
-        self._kinds = _layer_kinds(self._config)
-        self._model = model
-        self._additive = _attention(self._config) == "eager"
         seen = attention_mask.to(torch.bool)
         if seen.shape != input_ids.shape or not bool(seen[:, -1:].all()) or bool((seen[:, :-1] > seen[:, 1:]).any()):
             raise DataError(
@@ -50,27 +48,42 @@ class TreeReader:
                 "that is not empty padding on the left and text on the right. Pad prompts on the left, with at least "
                 "one token each."
             )
+        self._model = model
+        self._masks = LayerMasks(model)
+        self._room = room
         self._input_ids = input_ids
         self._seen = seen
         self._lengths: Ints = seen.sum(1).cpu().numpy()
         self._visible: Bools = np.zeros((len(input_ids), 0, 0), np.bool_)
         self._positions: Ints = np.zeros((len(input_ids), 0), np.int64)
-        self._cache = RoomyCache(self._config.num_hidden_layers, room)
+        self._cache = RoomyCache(model.config.get_text_config().num_hidden_layers, room)
         self.users: Ints = np.arange(len(input_ids))
         self.columns = 0
 
     def read_prompts(self) -> Tensor:
         """Return the logits [users, vocabulary] behind the prompts; once, before anything else."""
-        output = self._model(
-            input_ids=self._input_ids,
-            attention_mask=self._seen.long(),
-            position_ids=(self._seen.long().cumsum(1) - 1).clamp(min=0),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: Tensor = output.logits[:, -1]
-        return logits
+        return self._call(self._input_ids, self._seen.long(), _positions(self._seen), 1)[:, -1]
+
+    def read_prompts_with_common_start(self) -> Tensor:
+        """Do the same as `read_prompts`, but read the tokens that all prompts begin with once.
+
+        Only where all rows run the same weights. Prompts then lie in the cache as start, padding, rest.
+        """
+        users, width = self._input_ids.shape
+        common = _common_start(self._input_ids, self._seen)
+        if common * (users - 1) < WORTH_SHARING:
+            return self.read_prompts()
+        longest = int(self._lengths.max())
+        start = self._input_ids[:1, width - int(self._lengths[0]) :][:, :common]
+        self._call(start, torch.ones_like(start), _positions(torch.ones_like(start)), 1)
+        rest = width - longest + common
+        self._cache.spread(users, longest - common + self._room)
+        later = torch.arange(rest, width, device=self._seen.device) >= width - self._seen.sum(1, keepdim=True) + common
+        self._seen = torch.cat([torch.ones_like(later[:, :1]).expand(-1, common), later], dim=1)
+        positions = _positions(self._seen)
+        full = _causal(self._seen, common)
+        mask = self._masks.of(full, positions[:, common:], positions)
+        return self._call(self._input_ids[:, rest:], mask, positions[:, common:], 1)[:, -1]
 
     def read(self, tokens: Ints, parents: Ints, depths: Ints, wanted: Bools) -> Tensor:
         """Read [rows, width] more tokens; return the logits [wanted.sum(), vocabulary] behind those that are `wanted`.
@@ -78,19 +91,17 @@ class TreeReader:
         `parents` are columns (0 is the prompt, 1 the first token read), which may be columns of this very call further
         left; `depths` count from 1 for the prompt's children. Tokens that are not wanted are filling that nobody sees.
         """
-        positions = np.where(wanted, self._lengths[self.users][:, None] + depths - 1, 0)
-        mask = self._masks(parents, positions, wanted)
         device = self._input_ids.device
-        output = self._model(
-            input_ids=torch.from_numpy(tokens).to(device),
-            attention_mask=mask,
-            position_ids=torch.from_numpy(positions).to(device),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=torch.from_numpy(wanted).to(device),
-        )
-        logits: Tensor = output.logits
-        return logits
+        before, positions = self.columns, np.where(wanted, self._lengths[self.users][:, None] + depths - 1, 0)
+        self._grow(parents, positions, wanted)
+        own = torch.from_numpy(self._visible[self.users, before : self.columns, : self.columns]).to(device)
+        seen = self._seen[torch.from_numpy(self.users).to(device)]
+        new = torch.from_numpy(positions).to(device)
+        kept = torch.from_numpy(wanted).to(device)
+        full = torch.cat([seen[:, None, :] & kept[:, :, None], own], dim=2)[:, None]
+        tree_positions = torch.from_numpy(self._positions[self.users, : self.columns]).to(device)
+        mask = self._masks.of(full, new, torch.cat([_positions(seen), tree_positions], dim=1))
+        return self._call(torch.from_numpy(tokens).to(device), mask, new, kept)
 
     def keep(self, users: Ints) -> None:
         """Drop the rows of all users but `users`; rows may change places."""
@@ -103,66 +114,49 @@ class TreeReader:
         self.users[holes] = self.users[fillers]
         self.users = self.users[:rows]
 
-    def _masks(self, parents: Ints, positions: Ints, wanted: Bools) -> Tensor | dict[str, Tensor]:
-        """Return what the new tokens see, [rows, 1, width, prompt + columns], for each kind of layer."""
-        width, before = parents.shape[1], self.columns
-        self._grow(width)
-        visible = self._visible[self.users, :, : self.columns]
-        rows = np.arange(len(self.users))
-        for column in range(width):
-            new = before + column
-            parent = parents[:, column] - 1
-            visible[:, new] = visible[rows, parent] & ((parent >= 0) & wanted[:, column])[:, None]
-            visible[:, new, new] = True
-        self._visible[self.users, before : self.columns, : self.columns] = visible[:, before : self.columns]
-        self._positions[self.users, before : self.columns] = positions
-        device = self._seen.device
-        rows_seen = self._seen[torch.from_numpy(self.users).to(device)]
-        prompt = rows_seen[:, None, :] & torch.from_numpy(wanted).to(device)[:, :, None]
-        own = torch.from_numpy(np.ascontiguousarray(visible[:, before : self.columns])).to(device)
-        full = torch.cat([prompt, own], dim=2)[:, None]
-        masks = {"full_attention": full}
-        if "sliding_attention" in self._kinds:
-            tree_positions = torch.from_numpy(self._positions[self.users, : self.columns]).to(device)
-            all_positions = torch.cat([rows_seen.long().cumsum(1) - 1, tree_positions], dim=1)
-            distance = torch.from_numpy(positions).to(device)[:, :, None] - all_positions[:, None, :]
-            masks["sliding_attention"] = full & (distance < self._config.sliding_window)[:, None]
-        masks = {kind: self._as_added(mask) for kind, mask in masks.items() if kind in self._kinds}
-        return masks if len(masks) > 1 else next(iter(masks.values()))
+    def _call(self, tokens: Tensor, mask: Tensor | dict[str, Tensor], positions: Tensor, keep: int | Tensor) -> Tensor:
+        logits: Tensor = self._model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=keep,
+        ).logits
+        return logits
 
-    def _as_added(self, mask: Tensor) -> Tensor:
-        if not self._additive:
-            return mask
-        dtype = self._model.dtype
-        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
-
-    def _grow(self, width: int) -> None:
+    def _grow(self, parents: Ints, positions: Ints, wanted: Bools) -> None:
+        """Write down what the new tokens see of the tree, and where they stand."""
+        before, width = self.columns, parents.shape[1]
         self.columns += width
         have = self._visible.shape[1]
         if self.columns > have:
             more = max(self.columns, 2 * have) - have
             self._visible = np.pad(self._visible, ((0, 0), (0, more), (0, more)))
             self._positions = np.pad(self._positions, ((0, 0), (0, more)))
+        self._positions[self.users, before : self.columns] = positions
+        for column in range(width):
+            parent = parents[:, column] - 1
+            below = ((parent >= 0) & wanted[:, column])[:, None]
+            self._visible[self.users, before + column] = self._visible[self.users, parent] & below
+            self._visible[self.users, before + column, before + column] = True
 
 
-def _layer_kinds(config: Any) -> set[str]:  # noqa: ANN401
-    kinds = getattr(config, "layer_types", None)
-    if kinds is None:
-        kinds = ["full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention"]
-    unknown = sorted(set(kinds) - KINDS)
-    if unknown:
-        raise ModelError(
-            f"The model's layers are of the kind {unknown[0]!r}, which beam search over a tree cannot mask. "
-            f"Choose a model whose layers are of the kinds {sorted(KINDS)}."
-        )
-    return set(kinds)
+def _positions(seen: Tensor) -> Tensor:
+    return (seen.long().cumsum(1) - 1).clamp(min=0)
 
 
-def _attention(config: Any) -> str:  # noqa: ANN401
-    kind = str(config._attn_implementation)
-    if kind not in ("sdpa", "eager"):
-        raise ModelError(
-            f"The model computes attention by {kind!r}, which takes no mask of its own. "
-            "Load it with attn_implementation='sdpa' or 'eager'."
-        )
-    return kind
+def _causal(seen: Tensor, start: int) -> Tensor:
+    """Return what the tokens from `start` on see, [rows, 1, tokens - start, tokens]: tokens up to their own."""
+    index = torch.arange(seen.shape[1], device=seen.device)
+    own = index[start:, None] == index
+    return ((index <= index[start:, None]) & seen[:, None, :] | own)[:, None]
+
+
+def _common_start(input_ids: Tensor, seen: Tensor) -> int:
+    """Return how many tokens all prompts begin with, at most all but the last of the shortest prompt."""
+    shortest, width = int(seen.sum(1).min()), input_ids.shape[1]
+    starts = width - seen.sum(1, keepdim=True) + torch.arange(shortest - 1, device=seen.device)
+    rows = input_ids.gather(1, starts)
+    differ = (rows != rows[:1]).any(0).nonzero()
+    return int(differ[0]) if len(differ) else shortest - 1

@@ -60,7 +60,10 @@ def load_template(name: str, base: Path | None = None) -> PromptTemplate:
         known = shipped_templates()
         raise ConfigError(f"There is no prompt template {name!r}.{nearest(name, known)} Choose from {known}.")
     try:
-        return PromptTemplate(**tomllib.loads(text))
+        values = tomllib.loads(text)
+        if wrong := [key for key, value in values.items() if not isinstance(value, str)]:
+            raise TypeError(f"{wrong[0]} is no text")  # noqa: TRY301
+        return PromptTemplate(**values)
     except (tomllib.TOMLDecodeError, TypeError) as problem:
         raise ConfigError(
             f"The prompt template {name} cannot be read: {problem}. It needs the texts `prompt`, `item` and `separator`."

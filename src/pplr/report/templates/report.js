@@ -23,7 +23,11 @@
   }
 
   function draw(element, figure) {
-    const show = () => { const now = figure(); return Plotly.react(element, now.data, themed(now.layout), config); };
+    const show = () => {
+      const { data, layout: { height, ...layout } } = figure();
+      element.style.height = height + "px"; // of the box, not of the layout: resizing the window fits plots to their boxes
+      return Plotly.react(element, data, themed(layout), config);
+    };
     show();
     drawn.push(show);
     return show;
@@ -61,7 +65,7 @@
         zmax: tops[kind()],
         colorscale: [[0, css("--low")], [1, css("--high")]],
         showscale: size > 12,
-        colorbar: { thickness: 12, outlinewidth: 0, tickformat: ".2f" },
+        colorbar: { thickness: 12, outlinewidth: 0, tickformat: ".2~g" },
         texttemplate: size <= 12 ? "%{z:.2f}" : "",
         hovertemplate: "%{y} from %{x}: %{z:.4f}<extra></extra>",
         xgap: size <= 40 ? 2 : 0,

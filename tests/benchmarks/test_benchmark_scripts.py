@@ -1,0 +1,128 @@
+"""Each benchmark runs on tiny data and writes the figures that the page is made of."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+
+SCRIPTS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny.decoder("llama").save_pretrained(folder)
+    tiny.byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data_options(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    data = tiny.dataset()
+    events = [f"{user},{item},{at}" for user, row in enumerate(data.items) for at, item in enumerate(row)]
+    items = [f"{item},{title} {item}" for item, title in enumerate(data.catalogue.titles)]
+    (folder / "events.csv").write_text("\n".join(["user_id,item_id,pos", *events]), encoding="utf-8")
+    (folder / "items.csv").write_text("\n".join(["item_id,title", *items]), encoding="utf-8")
+    return ["--events", str(folder / "events.csv"), "--items", str(folder / "items.csv")]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    return importlib.import_module
+
+
+def result_of(module, output, *arguments):
+    module.main([*arguments, "--output", str(output), "--threads", "1"])
+    result = json.loads(output.read_text(encoding="utf-8"))
+    assert result["threads"] == 1
+    assert result["versions"]["torch"] == torch.__version__
+    assert str(Path.home()) not in output.read_text(encoding="utf-8")
+    return result
+
+
+@pytest.mark.filterwarnings("ignore")  # of Trainer and PEFT
+def test_training_throughput_compares_the_same_task(script, tmp_path, data_options, model_folder):
+    pytest.importorskip("peft")
+    small = ["--model", str(model_folder), "--examples", "12", "--batch", "3", "--repeats", "1"]
+    result = result_of(script("training_throughput"), tmp_path / "r.json", *data_options, *small)
+    assert result["loss_before"]["ours"] == pytest.approx(result["loss_before"]["theirs"], rel=1e-5)
+    assert result["ours_examples_per_step"] >= 3
+    ours, theirs = result["ours"]["seconds"]["median"], result["theirs"]["seconds"]["median"]
+    assert result["ratio"] == pytest.approx(theirs / ours)
+
+
+def test_flops_are_those_of_a_closed_form(script):
+    flops = script("decoder_flops")
+    model = tiny.decoder("llama")
+    attention = 16 * 16 * 2 + 16 * 8 * 2  # queries and output, keys and values
+    shape = flops.DecoderShape.of(model)
+    assert shape == flops.DecoderShape(linear=2 * (attention + 3 * 16 * 24), attention=2 * 16, head=tiny.BYTES * 16)
+    total = shape.training(np.array([3, 5]), logits=4)
+    assert total == 4 * shape.linear * 8 + 6 * shape.attention * 34 + 4 * shape.head * 4
+
+
+def test_aggregation_equals_the_bare_products(script, tmp_path):
+    result = result_of(script("aggregation"), tmp_path / "r.json", "--clients", "20", "--parameters", "5000")
+    assert max(result["largest_difference"].values()) < 1e-5
+    assert set(result["seconds"]) == {"bare gram", "gram", "bare mix", "mix"}
+    assert result["bank_bytes"] == 20 * 5000 * 4
+
+
+def test_peak_memory_sees_what_was_freed(script):
+    memory = script("peak_memory")
+    memory.reset_peak()
+    before = memory.resident_bytes()
+    block = torch.ones(16 * 2**20)
+    del block
+    assert memory.peak_bytes() - before >= 50 * 2**20
+    memory.reset_peak()
+    assert memory.peak_bytes() - memory.resident_bytes() < 20 * 2**20
+
+
+def test_memory_of_one_federation(script, capsys, tmp_path, data_options, model_folder):
+    small = ["--model", str(model_folder), "--examples", "2", "--rounds", "1", "--output", str(tmp_path / "r.json")]
+    script("memory").main([*data_options, *small, "--threads", "1", "--worker", "2"])
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed["peak_bytes"] >= printed["loaded_bytes"] > printed["row_bytes"] > 0
+
+
+def test_engine_overhead_is_what_is_left(script, tmp_path, data_options, model_folder):
+    models = ["--encoder", str(model_folder), "--decoder", str(model_folder)]
+    small = ["--rounds", "1", "--generative-examples", "2"]
+    result = result_of(script("engine_overhead"), tmp_path / "r.json", *data_options, *models, *small)
+    for seconds in result["backbones"].values():
+        parts = [seconds[name] for name in ("encode", "forward", "backward", "optimiser", "evaluation", "overhead")]
+        assert sum(parts) == pytest.approx(seconds["total"])
+        assert 0 < seconds["overhead_share"] < 1
+
+
+def test_sequence_speed_learns_while_it_is_timed(script, tmp_path, data_options, model_folder):
+    small = ["--model", str(model_folder), "--repeats", "2"]
+    result = result_of(script("sequence_speed"), tmp_path / "r.json", *data_options, *small)
+    events = sum(len(row) - 1 for row in tiny.dataset().training())
+    assert result["events"] == events
+    assert result["training_loss"][1] < result["training_loss"][0]
+    assert result["flops_per_epoch"] > 6 * events * 30 * 128
+
+
+def test_the_page_has_what_was_measured_and_says_what_was_not(script, tmp_path):
+    result_of(script("aggregation"), tmp_path / "aggregation.json", "--clients", "3", "--parameters", "50")
+    script("report").main(["--results", str(tmp_path), "--page", str(tmp_path / "page.md")])
+    text = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "3 clients of 50 parameters" in text
+    assert "Not measured yet: `benchmarks/memory.py`" in text
+    assert ("met" in text) or ("missed" in text)
+
+
+def test_benchmarks_leave_no_modules_that_shadow_others():
+    assert not {path.stem for path in SCRIPTS.glob("*.py")} & set(sys.stdlib_module_names)

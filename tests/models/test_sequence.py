@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tiny
+from pplr.data.dataset import Part, Queries, Ragged
+from pplr.errors import ConfigError
+from pplr.models.layout import TrainableRow
+from pplr.models.lora import AdapterSettings
+from pplr.models.sequence import SequenceBackbone, SequenceSettings
+
+DATA = tiny.dataset()
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return tiny.sequence_backbone(DATA, layers=2, dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def adapted():
+    return tiny.sequence_backbone(
+        DATA, dropout=0.0, adapters=True, live_items=4, adapter=AdapterSettings(rank=2, dropout=0.0)
+    )
+
+
+def random_row(layout):
+    return torch.randn(layout.size, generator=torch.Generator().manual_seed(0)) * 0.4
+
+
+def naive_logits(p, vectors, items, *, layers, heads):
+    """The formulas of the module with Python loops and NumPy in double precision: scores after each item."""
+    p = {name: part.detach().numpy().astype(np.float64) for name, part in p.items()}
+    table = vectors.numpy().astype(np.float64) @ p["projection"].T + p["residual"]
+    width = table.shape[1]
+    size = width // heads
+    norm = lambda x, gain: x / np.sqrt((x**2).mean() + np.finfo(np.float32).eps) * gain  # noqa: E731
+    xs = [table[item] + p["position"][t] for t, item in enumerate(items)]
+    for layer in range(layers):
+        name = f"block.{layer}"
+        qkv = [p[f"{name}.qkv"] @ norm(x, p[f"{name}.norm_attention"]) for x in xs]
+        after = []
+        for t, x in enumerate(xs):
+            mixed = []
+            for head in range(heads):
+                cut = slice(head * size, (head + 1) * size)
+                q = qkv[t][:width][cut]
+                weights = [math.exp(q @ qkv[s][width : 2 * width][cut] / math.sqrt(size)) for s in range(t + 1)]
+                mixed.append(sum(w * qkv[s][2 * width :][cut] for s, w in enumerate(weights)) / sum(weights))
+            after.append(x + p[f"{name}.out"] @ np.concatenate(mixed))
+        xs = []
+        for x in after:
+            z = p[f"{name}.up"] @ norm(x, p[f"{name}.norm_feed"]) + p[f"{name}.up_bias"]
+            z = np.array([v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in z])
+            xs.append(x + p[f"{name}.down"] @ z)
+    states = [norm(x, p["norm_final"]) for x in xs]
+    return [state / math.sqrt(width) @ table.T + p["bias"] for state in states]
+
+
+def log_likelihood(logits, item):
+    return logits[item] - logits.max() - math.log(np.exp(logits - logits.max()).sum())
+
+
+def test_loss_equals_a_naive_computation(plain):
+    row = random_row(plain.layout)
+    parameters = plain.layout.views(row)
+    examples = plain.examples(DATA.training().select(np.arange(6)))
+    rows = np.array([0, 2, 5, 1])
+    expected, targets = 0.0, 0
+    for i in rows:
+        window = examples.windows[i]
+        logits = naive_logits(parameters, plain.vectors, window[:-1], layers=2, heads=2)
+        for position in range(len(window) - 1 - examples.scored[i], len(window) - 1):
+            expected -= log_likelihood(logits[position], window[position + 1])
+            targets += 1
+    loss = plain.loss(parameters, None, examples, rows, training=False)
+    assert loss.targets == targets
+    assert loss.tokens == sum(len(examples.windows[i]) - 1 for i in rows)
+    assert float(loss.total) == pytest.approx(expected, rel=1e-5)
+
+
+def test_query_examples_score_only_the_target(plain):
+    queries = Queries(np.array([0]), Ragged.from_rows([[3, 1, 4, 1, 5, 9, 2, 6]]), Ragged.from_rows([[7, 8]]))
+    examples = plain.query_examples(queries)
+    assert [window.tolist() for window in examples.windows] == [[4, 1, 5, 9, 2, 6, 7], [4, 1, 5, 9, 2, 6, 8]]
+    parameters = plain.layout.views(random_row(plain.layout))
+    logits = naive_logits(parameters, plain.vectors, [4, 1, 5, 9, 2, 6], layers=2, heads=2)[-1]
+    loss = plain.loss(parameters, None, examples, np.arange(2), training=False)
+    assert loss.targets == 2
+    assert float(loss.total) == pytest.approx(-log_likelihood(logits, 7) - log_likelihood(logits, 8), rel=1e-5)
+
+
+def test_scores_read_the_newest_positions(plain):
+    parameters = plain.layout.views(random_row(plain.layout))
+    histories = [[3], [5, 6, 7], [1, 2, 3, 4, 5, 6], [20, 21, 22, 1, 2, 3, 4, 5, 6]]
+    queries = Queries(np.arange(4), Ragged.from_rows(histories), Ragged.from_rows([[0]] * 4))
+    scores = plain.scorer(parameters).scores(queries)
+    for history, found in zip(histories, scores, strict=True):
+        expected = naive_logits(parameters, plain.vectors, history[-6:], layers=2, heads=2)[-1]
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(scores[2], scores[3], atol=1e-5)
+
+
+@given(st.lists(st.integers(0, 29), min_size=2, max_size=6), st.data())
+def test_later_items_do_not_change_earlier_states(plain, items, data):
+    at = data.draw(st.integers(1, len(items) - 1))
+    changed = [*items[:at], *(29 - item for item in items[at:])]
+    parameters = plain.layout.views(random_row(plain.layout))
+    table = plain.item_embeddings(parameters)
+    before, after = (plain._states(parameters, table[torch.tensor([row])], 0.0) for row in (items, changed))
+    torch.testing.assert_close(before[:, :at], after[:, :at], rtol=1e-5, atol=1e-5)
+
+
+@given(st.lists(st.integers(0, 40), max_size=6), st.integers(2, 9))
+def test_every_event_but_the_first_is_a_target_exactly_once(lengths, positions):
+    settings = SequenceSettings(width=8, layers=1, heads=2, positions=positions)
+    vectors = torch.randn(DATA_ITEMS, 4, generator=torch.Generator().manual_seed(0))
+    backbone = SequenceBackbone(settings, tiny.catalogue(DATA_ITEMS), None, None, tiny.CPU, vectors=vectors)
+    starts = np.cumsum([0, *lengths])
+    histories = [np.arange(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]  # every event has its own code
+    examples = backbone.examples(Ragged.from_rows(histories))
+    targets = [int(t) for i in range(len(examples)) for t in examples.windows[i][-examples.scored[i] :]]
+    assert sorted(targets) == sorted(int(item) for row in histories for item in row[1:])
+    for window in examples.windows:
+        assert 2 <= len(window) <= positions + 1
+        assert (np.diff(window) == 1).all()
+
+
+DATA_ITEMS = 250
+
+
+def test_adapters_get_gradients_from_the_live_items(adapted):
+    examples = adapted.examples(DATA.training().select(np.arange(4)))
+    trained = TrainableRow(adapted.layout, random_row(adapted.layout))
+    catalogue = adapted.encode_catalogue(trained.frozen())
+    torch.manual_seed(0)
+    loss = adapted.loss(trained.named, catalogue, examples, np.arange(4), training=True)
+    loss.total.backward()
+    factors = [name for name in trained.named if ".lora_" in name]
+    assert len(factors) == 8
+    assert all(trained.named[name].grad.abs().max() > 0 for name in factors)
+    still = adapted.loss(trained.named, catalogue, examples, np.arange(4), training=False)
+    assert float(loss.total.detach()) == pytest.approx(float(still.total.detach()), rel=1e-4), (
+        "fresh vectors equal those just encoded"
+    )
+
+
+def test_adapters_change_the_catalogue_and_none_are_the_frozen_vectors(adapted, plain):
+    fresh = adapted.layout.initial_row(0)
+    torch.testing.assert_close(
+        adapted.encode_catalogue(adapted.layout.views(fresh)), adapted.vectors, rtol=1e-4, atol=1e-4
+    )
+    moved = adapted.encode_catalogue(adapted.layout.views(random_row(adapted.layout)))
+    assert (moved - adapted.vectors).abs().max() > 0.1
+    assert plain.encode_catalogue(plain.layout.views(plain.layout.initial_row(0))) is None
+
+
+def test_vectors_alone_are_the_same_backbone(plain):
+    body, tokenizer = tiny.encoder("bert"), tiny.word_tokenizer()
+    from pplr.models.text import item_texts
+    from pplr.models.vectors import encode, tokenise
+
+    raw = encode(body, tokenise(tokenizer, item_texts(DATA.catalogue), plain.settings.item_tokens))
+    without = SequenceBackbone(plain.settings, DATA.catalogue, None, None, tiny.CPU, vectors=raw)
+    torch.testing.assert_close(without.vectors, plain.vectors)
+    np.testing.assert_allclose(plain.vectors.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(plain.vectors.std(0), 1, rtol=1e-4)
+
+
+def test_a_backbone_without_any_vectors_is_refused():
+    for settings in (SequenceSettings(), SequenceSettings(adapters=True)):
+        with pytest.raises(ConfigError, match="needs a language model"):
+            SequenceBackbone(settings, DATA.catalogue, None, None, tiny.CPU)
+
+
+@pytest.mark.parametrize("where", ["shared", "private", "none"])
+def test_residual_and_bias_stand_where_the_settings_say(where):
+    backbone = tiny.sequence_backbone(DATA, residual=where, bias=where)
+    private = {spec.name for spec in backbone.layout.specs if spec.private}
+    names = {spec.name for spec in backbone.layout.specs}
+    assert private == ({"residual", "bias"} if where == "private" else set())
+    assert ({"residual", "bias"} <= names) is (where != "none")
+    queries = DATA.queries(Part.TEST)
+    scores = backbone.scorer(backbone.layout.views(backbone.layout.initial_row(0))).scores(queries)
+    assert scores.shape == (len(queries), 30)
+    assert torch.isfinite(scores).all()
+
+
+def test_dropout_is_drawn_in_training_only():
+    backbone = tiny.sequence_backbone(DATA, dropout=0.5)
+    parameters = backbone.layout.views(random_row(backbone.layout))
+    examples = backbone.examples(DATA.training())
+
+    def loss(training, seed):
+        torch.manual_seed(seed)
+        return float(backbone.loss(parameters, None, examples, np.arange(3), training=training).total)
+
+    assert loss(False, 0) == loss(False, 1)
+    assert loss(True, 0) == loss(True, 0) != loss(True, 1)

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tiny
+from pplr.data.dataset import Part, Ragged
+from pplr.errors import NumericalError
+from pplr.models.batching import padded, shuffled_batches, sorted_batches
+from pplr.models.layout import TrainableRow
+from pplr.training import Place, TrainingSettings, mean_loss, train_locally
+
+DATA = tiny.dataset()
+PLACE = Place(seed=3, client="client-1", round=2, progress=0.25)
+SETTINGS = TrainingSettings(
+    epochs=2, learning_rate=0.05, weight_decay=0.1, warmup_steps=5, clip_norm=0.5, batch_tokens=60
+)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return tiny.sequence_backbone(DATA, dropout=0.3)
+
+
+@pytest.fixture(scope="module")
+def still():
+    return tiny.sequence_backbone(DATA, dropout=0.0)
+
+
+def train(backbone, settings=SETTINGS, place=PLACE, users=20, row=None):
+    start = backbone.layout.initial_row(0) if row is None else row
+    return train_locally(backbone, start, backbone.examples(DATA.training().select(np.arange(users))), settings, place)
+
+
+def test_the_same_place_gives_the_same_bits_whatever_ran_before(backbone):
+    one = train(backbone)
+    torch.manual_seed(99)
+    train(backbone, place=Place(3, "client-2", 2, 0.25))
+    other = train(backbone)
+    assert torch.equal(one.row, other.row)
+    assert one.loss == other.loss
+
+
+@pytest.mark.parametrize(
+    "place", [Place(4, "client-1", 2, 0.25), Place(3, "c", 2, 0.25), Place(3, "client-1", 3, 0.25)]
+)
+def test_another_seed_client_or_round_draws_anew(backbone, place):
+    assert not torch.equal(train(backbone).row, train(backbone, place=place).row)
+
+
+def test_neither_torchs_generator_nor_the_given_row_is_touched(backbone):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    row = backbone.layout.initial_row(0)
+    train(backbone, row=row)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(row, backbone.layout.initial_row(0))
+
+
+def reference(backbone, settings, place, users=20):
+    """AdamW as its paper writes it, in double precision over the same batches."""
+    examples = backbone.examples(DATA.training().select(np.arange(users)))
+    values = backbone.layout.initial_row(0).double()
+    first, second = torch.zeros_like(values), torch.zeros_like(values)
+    decay = torch.cat([torch.full((spec.size,), float(spec.decay)).double() for spec in backbone.layout.specs])
+    from pplr.training.local import _plan
+
+    total, targets, clipped = 0.0, 0, 0
+    for step, (_, batch) in enumerate(_plan(examples.lengths, settings, place), start=1):
+        trained = TrainableRow(backbone.layout, values.float())
+        loss = backbone.loss(trained.named, None, examples, batch, training=True)
+        (loss.total / loss.targets).backward()
+        total, targets = total + float(loss.total.detach()), targets + loss.targets
+        gradient = trained.gradient.double()
+        norm = gradient.norm()
+        if norm > settings.clip_norm:
+            gradient, clipped = gradient * settings.clip_norm / norm, clipped + 1
+        course = 0.5 * (1 + math.cos(math.pi * place.progress)) if settings.schedule == "cosine" else 1.0
+        rate = settings.learning_rate * course * min(1, step / max(settings.warmup_steps, 1))
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        values = values - rate * settings.weight_decay * decay * values
+        values = values - rate * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+    return values, total / targets, targets, clipped, step
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_clipping_warm_up_decay_and_schedule_equal_a_plain_implementation(still, schedule):
+    # few steps, and no element whose gradient is pure rounding noise: Adam divides by its size
+    settings = SETTINGS.model_copy(update={"schedule": schedule, "epochs": 1})
+    values, loss, targets, clipped, steps = reference(still, settings, PLACE)
+    assert clipped > 0
+    assert steps > settings.warmup_steps / 2
+    found = train(still, settings)
+    assert (found.steps, found.targets) == (steps, targets)
+    assert found.loss == pytest.approx(loss, rel=1e-4)
+    difference = (found.row.double() - values).abs()
+    moved = (values - still.layout.initial_row(0).double()).abs().max()
+    assert moved > 0.05
+    assert difference.max() < 2e-3 * moved
+
+
+def test_training_learns(still):
+    row = still.layout.initial_row(0)
+    examples = still.examples(DATA.training())
+    before, targets = mean_loss(still, still.layout.views(row), examples, 200)
+    after = train(still, SETTINGS.model_copy(update={"epochs": 10, "batch_tokens": 40}), users=40).row
+    learnt, _ = mean_loss(still, still.layout.views(after), examples, 200)
+    assert before == pytest.approx(math.log(30), rel=0.1)
+    assert learnt < 0.8 * before
+    assert targets == sum(max(len(history) - 1, 0) for history in DATA.training())
+
+
+def test_mean_loss_does_not_depend_on_batches(still):
+    parameters = still.layout.views(still.layout.initial_row(1))
+    examples = still.query_examples(DATA.queries(Part.TEST))
+    losses = [mean_loss(still, parameters, examples, size)[0] for size in (1, 17, 10_000)]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+
+
+def test_a_client_without_examples_keeps_its_row(still):
+    examples = still.examples(Ragged.from_rows([[], [4]]))
+    row = still.layout.initial_row(0)
+    result = train_locally(still, row, examples, SETTINGS, PLACE)
+    assert torch.equal(result.row, row)
+    assert (result.steps, result.targets, math.isnan(result.loss)) == (0, 0, True)
+    loss, targets = mean_loss(still, still.layout.views(row), examples, 100)
+    assert (math.isnan(loss), targets) == (True, 0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_a_sentence(still, bad):
+    row = still.layout.initial_row(0)
+    still.layout.views(row)["projection"][0, 0] = bad
+    with pytest.raises(NumericalError, match=r"The loss of client client-1 became nan in round 2, step 1\. Lower"):
+        train(still, row=row)
+
+
+def test_progress_is_reported_after_every_step(still):
+    seen = []
+    examples = still.examples(DATA.training().select(np.arange(20)))
+    result = train_locally(still, still.layout.initial_row(0), examples, SETTINGS, PLACE, report=seen.append)
+    assert [progress.step for progress in seen] == list(range(1, result.steps + 1))
+    assert {progress.steps for progress in seen} == {result.steps}
+    assert seen[-1].loss == pytest.approx(result.loss)
+    assert set(result.seconds) == {"encode", "forward", "backward", "optimiser", "total"}
+    assert sum(v for k, v in result.seconds.items() if k != "total") <= result.seconds["total"]
+
+
+LENGTHS = st.lists(st.integers(0, 50), max_size=80).map(lambda values: np.asarray(values, np.int64))
+
+
+@given(LENGTHS, st.integers(1, 120), st.none() | st.integers(1, 9), st.integers(1, 4), st.integers(0, 2**31))
+def test_batches_cover_every_example_once_within_the_budget(lengths, budget, most, pool, seed):
+    shuffled = shuffled_batches(lengths, budget, most, np.random.default_rng(seed), pool)
+    for batches in (shuffled, sorted_batches(lengths, budget, most)):
+        assert Counter(int(i) for batch in batches for i in batch) == Counter(range(len(lengths)))
+        for batch in batches:
+            assert len(batch) == 1 or len(batch) * int(lengths[batch].max()) <= budget
+            assert most is None or len(batch) <= most
+    longest = [int(lengths[batch].max()) for batch in sorted_batches(lengths, budget, most)]
+    assert longest == sorted(longest, reverse=True)
+
+
+def test_epochs_meet_in_other_batches():
+    lengths = np.full(60, 5)
+    rng = np.random.default_rng(0)
+    one, other = (shuffled_batches(lengths, 20, None, rng) for _ in range(2))
+    assert {frozenset(batch.tolist()) for batch in one} != {frozenset(batch.tolist()) for batch in other}
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_padding(left):
+    ids, mask = padded([[5, 6], [], [7, 8, 9]], tiny.CPU, left=left)
+    assert ids.tolist() == ([[0, 5, 6], [0, 0, 0], [7, 8, 9]] if left else [[5, 6, 0], [0, 0, 0], [7, 8, 9]])
+    assert mask.tolist() == (ids > 0).long().tolist()
