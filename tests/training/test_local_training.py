@@ -113,8 +113,7 @@ def test_training_learns(still):
     before, targets = mean_loss(still, still.layout.views(row), examples, 200)
     after = train(still, SETTINGS.model_copy(update={"epochs": 10, "batch_tokens": 40}), users=40).row
     learnt, _ = mean_loss(still, still.layout.views(after), examples, 200)
-    assert before == pytest.approx(math.log(30), rel=0.1)
-    assert learnt < 0.8 * before
+    assert learnt < min(0.8 * before, math.log(len(DATA.catalogue)))  # better than a guess among all items
     assert targets == sum(max(len(history) - 1, 0) for history in DATA.training())
 
 

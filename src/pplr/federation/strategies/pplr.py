@@ -68,7 +68,7 @@ def learning_speeds(losses: Floats, round_number: int, alpha: float, beta: float
 
     Worked out in logarithms: p^(t / beta) itself underflows for many clients or late rounds.
     """
-    if alpha == 0:
+    if alpha == 0 or losses.size == 0:
         return np.zeros_like(losses)
     scaled = losses / tau
     shifted = scaled - scaled.max()
