@@ -1,132 +1,93 @@
 """Throughput of catalogue-constrained beam search against transformers' `generate`, with the same results.
 
-    python benchmarks/beam_search.py --items items.csv.gz --events interactions.csv.gz --model FOLDER \
-        --users 16 --output beam_search.json
+    python benchmarks/beam_search.py --output benchmarks/results/beam_search.json \\
+        --events interactions.csv.gz --items items.csv.gz
 
-Both sides get the same prompts, real histories written as titles, in the same batches. transformers gets
+Both sides get the same prompts, those of real test histories, in the same batches. transformers gets
 `prefix_allowed_tokens_fn` at its best: a dictionary from each beginning of a title to a ready tensor of the tokens
 that may follow. The two alternate in one process, so that whatever else the machine does hits both; the figure is the
-median of the ratios of neighbours.
+median of the ratios of neighbours. Unequal results are an error.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pplr.data.dataset import Part
 from pplr.models.decoding import Beams, TitleTrie, beam_search
+from pplr.models.generative import GenerativeBackbone
+from pplr.models.hub import load_decoder, resolve
+from pplr.models.settings import GenerativeSettings
+from result_file import write_result
+from source_data import add_data_options, data_name, load_data
 
-TITLE_TOKENS = 48
-INSTRUCTION = "A customer bought these products, the oldest first. Name the product that comes next.\n"
 
-
-def main() -> None:
-    """Run the benchmark and write its result."""
-    arguments = _arguments()
-    torch.set_num_threads(arguments.threads)
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and write the result file."""
+    options = _options(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
-    eos = int(tokenizer.eos_token_id)
-    items = pl.read_csv(arguments.items, schema_overrides={arguments.item_column: pl.String})
-    titles = [" " + " ".join(title.split()) for title in items[arguments.title_column].to_list()]
-    tokens = [ids[:TITLE_TOKENS] for ids in tokenizer(titles, add_special_tokens=False)["input_ids"]]
+    data = load_data(options)
+    model, tokenizer = load_decoder(resolve(options.model))
+    settings = GenerativeSettings(model=options.model, beams=options.beams)
+    backbone = GenerativeBackbone(settings, data.catalogue, model, tokenizer, torch.device("cpu"))
     started = time.perf_counter()
-    trie = TitleTrie(tokens, eos)
+    trie = backbone.trie
     build_seconds = time.perf_counter() - started
-    prompts = _prompts(arguments, tokenizer, dict(zip(items[arguments.item_column].to_list(), titles, strict=True)))
-    batches = [_padded(prompts[i : i + arguments.batch], eos) for i in range(0, len(prompts), arguments.batch)]
-    allowed = _allowed(tokens, eos)
+    histories = list(data.queries(Part.TEST).histories)[: options.users]
+    prompts = [len(backbone.prompts.prompt(history)) for history in histories]
+    batches = [
+        backbone.prompt_batch(histories[start : start + options.batch])
+        for start in range(0, len(histories), options.batch)
+    ]
+    longest = settings.title_tokens + 1
+    allowed = _allowed(backbone.titles)
     runs = []
-    for round_number in range(arguments.rounds):
-        for number, batch in enumerate(batches):
-            runs.append({"round": round_number, "batch": number, **_compare(model, batch, trie, allowed, arguments)})
-            print(json.dumps(runs[-1]), flush=True)
-    result = {
-        "benchmark": "beam_search",
+    for _ in range(options.repeats):
+        runs += [_compare(model, batch, trie, allowed, options.beams, longest) for batch in batches]
+    figures = {
         "ratio": statistics.median(run["ratio"] for run in runs),
-        "users": len(prompts),
-        "titles": len(tokens),
-        "trie_nodes": len(trie),
-        "trie_build_seconds": build_seconds,
-        "beams": arguments.beams,
-        "prompt_tokens_mean": float(np.mean([len(prompt) for prompt in prompts])),
         "pplr_users_per_second": statistics.median(run["users"] / run["pplr_seconds"] for run in runs),
         "transformers_users_per_second": statistics.median(run["users"] / run["transformers_seconds"] for run in runs),
+        "model": options.model,
+        "data": data_name(options),
+        "users": len(histories),
+        "titles": len(backbone.titles),
+        "trie_nodes": len(trie),
+        "trie_build_seconds": build_seconds,
+        "beams": options.beams,
+        "batch": options.batch,
+        "prompt_tokens_mean": sum(prompts) / len(prompts),
         "runs": runs,
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
     }
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"{result['ratio']:.2f} times the throughput of transformers, with equal results")
+    write_result(options.output, "beam_search", figures)
 
 
-def _arguments() -> argparse.Namespace:
+def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--items", type=Path, required=True, help="CSV of items")
-    parser.add_argument("--events", type=Path, required=True, help="CSV of events, sorted by user, then time")
-    parser.add_argument("--model", type=Path, required=True, help="folder of a causal language model")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--users", type=int, default=16)
-    parser.add_argument("--batch", type=int, default=16)
+    add_data_options(parser)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--users", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=16, help="users per batch")
     parser.add_argument("--beams", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--prompt-tokens", type=int, default=130, help="histories are cut to about this many tokens")
-    parser.add_argument("--item-column", default="item_id")
-    parser.add_argument("--title-column", default="title")
-    parser.add_argument("--user-column", default="user_id")
-    return parser.parse_args()
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="CPU threads; absent: torch's choice")
+    return parser.parse_args(arguments)
 
 
-def _prompts(arguments: argparse.Namespace, tokenizer: Any, titles: dict[str, str]) -> list[list[int]]:
-    """Return the prompts of the first users with a history long enough: as many last titles as fit."""
-    columns = [arguments.user_column, arguments.item_column]
-    events = pl.read_csv(arguments.events, columns=columns, schema_overrides=dict.fromkeys(columns, pl.String))
-    histories = events.group_by(arguments.user_column, maintain_order=True).agg(arguments.item_column)
-    prompts: list[list[int]] = []
-    for history in histories[arguments.item_column].to_list():
-        best: list[int] = []
-        for start in range(len(history) - 2, -1, -1):
-            text = INSTRUCTION + ";".join(titles[item] for item in history[start:-1]) + "\nNext:"
-            ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-            if len(ids) > arguments.prompt_tokens:
-                break
-            best = ids
-        if len(best) > 0.8 * arguments.prompt_tokens:
-            prompts.append(best)
-        if len(prompts) == arguments.users:
-            break
-    return prompts
-
-
-def _padded(prompts: list[list[int]], filling: int) -> tuple[Tensor, Tensor]:
-    longest = max(len(prompt) for prompt in prompts)
-    ids = torch.tensor([[filling] * (longest - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    return ids, mask
-
-
-def _allowed(titles: list[list[int]], eos: int) -> dict[tuple[int, ...], Tensor]:
+def _allowed(titles: list[list[int]]) -> dict[tuple[int, ...], Tensor]:
+    """Return the tokens that may follow each beginning of a title; a title ends in its end token."""
     following: dict[tuple[int, ...], set[int]] = {}
     for title in titles:
-        for position, token in enumerate([*title, eos]):
+        for position, token in enumerate(title):
             following.setdefault(tuple(title[:position]), set()).add(token)
     return {beginning: torch.tensor(sorted(tokens)) for beginning, tokens in following.items()}
 
@@ -136,22 +97,17 @@ def _compare(
     batch: tuple[Tensor, Tensor],
     trie: TitleTrie,
     allowed: dict[tuple[int, ...], Tensor],
-    arguments: argparse.Namespace,
+    beams: int,
+    longest: int,
 ) -> dict[str, float]:
+    """Return the seconds of both searches over one batch."""
     ids, mask = batch
     started = time.perf_counter()
     ours = beam_search(
-        model,
-        ids,
-        mask,
-        beams=arguments.beams,
-        max_new_tokens=TITLE_TOKENS + 1,
-        eos=trie.eos,
-        trie=trie,
-        same_weights=True,
+        model, ids, mask, beams=beams, max_new_tokens=longest, eos=trie.eos, trie=trie, same_weights=True
     )
     between = time.perf_counter()
-    theirs = _transformers(model, ids, mask, allowed, trie.eos, arguments.beams)
+    theirs = _transformers(model, ids, mask, allowed, trie.eos, beams, longest)
     ended = time.perf_counter()
     _check_equal(ours, *theirs)
     seconds = {"pplr_seconds": between - started, "transformers_seconds": ended - between}
@@ -165,7 +121,9 @@ def _transformers(
     allowed: dict[tuple[int, ...], Tensor],
     eos: int,
     beams: int,
+    longest: int,
 ) -> tuple[Tensor, Tensor]:
+    """Return the tokens [batch, beams, length] and scores [batch, beams] that `generate` finds."""
     prompt = ids.shape[1]
     over = torch.tensor([eos])
 
@@ -180,7 +138,7 @@ def _transformers(
         do_sample=False,
         early_stopping=False,
         length_penalty=1.0,
-        max_new_tokens=TITLE_TOKENS + 1,
+        max_new_tokens=longest,
         prefix_allowed_tokens_fn=follow,
         pad_token_id=eos,
         eos_token_id=eos,

@@ -9,10 +9,7 @@ command goes on after the last finished round.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from pplr.federation.engines import InProcessEngine
 from pplr.federation.events import Event
 from pplr.federation.messages import EvaluateTask
 from pplr.wiring import prepare
+from result_file import write_result
 
 
 def configuration(data: Path, rounds: int, threads: int) -> Config:
@@ -77,20 +75,16 @@ def main() -> None:
         coordinator.resume()
     coordinator.run()
     metrics = {client.info.name: tested(client) for client in clients}
-    result = {
-        "benchmark": "paper_scale",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
+    figures = {
+        "data": options.data.resolve().name,
+        "model": config.backbone.model,
         "examples": {client.info.name: client.info.size for client in clients},
         "validation_loss_before": before,
         "rounds": [record.model_dump(mode="json") for record in coordinator.progress.history],
         "test": metrics,
         "configuration": {k: v for k, v in config.model_dump(mode="json").items() if k != "data"},
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    write_result(options.output, "paper_scale", figures)
 
 
 def loss_of(client: Client, row: torch.Tensor) -> float:

@@ -115,6 +115,32 @@ def test_sequence_speed_learns_while_it_is_timed(script, tmp_path, data_options,
     assert result["flops_per_epoch"] > 6 * events * 30 * 128
 
 
+@pytest.mark.filterwarnings("ignore")  # of generate
+def test_beam_search_is_compared_on_equal_results(script, tmp_path, data_options, model_folder):
+    module = script("beam_search")
+    small = ["--model", str(model_folder), "--users", "3", "--batch", "2", "--beams", "2", "--repeats", "1"]
+    result = result_of(module, tmp_path / "r.json", *data_options, *small)
+    assert [run["users"] for run in result["runs"]] == [2, 1]
+    seconds = [(run["transformers_seconds"], run["pplr_seconds"]) for run in result["runs"]]
+    assert result["ratio"] == pytest.approx(sum(theirs / ours for theirs, ours in seconds) / 2)
+
+
+def test_beam_search_refuses_unequal_results(script):
+    module = script("beam_search")
+    one = torch.ones(1, 1, 2, dtype=torch.long)
+    length, zero = torch.full((1, 1), 2), torch.zeros(1, 1)
+    found = module.Beams(tokens=one, lengths=length, log_probs=zero, scores=zero, leaves=one[..., 0])
+    with pytest.raises(SystemExit, match="differ"):
+        module._check_equal(found, one, torch.full((1, 1), 0.1))
+    module._check_equal(found, one, torch.zeros(1, 1))
+
+
+def test_all_benchmarks_that_are_run_together_exist(script):
+    plan = script("run_all").planned(Path("games"), Path("runs"), slow=True)
+    assert all((SCRIPTS / f"{name}.py").is_file() for name in plan)
+    assert set(script("report").SECTIONS) <= set(plan)
+
+
 def test_the_page_has_what_was_measured_and_says_what_was_not(script, tmp_path):
     result_of(script("aggregation"), tmp_path / "aggregation.json", "--clients", "3", "--parameters", "50")
     script("report").main(["--results", str(tmp_path), "--page", str(tmp_path / "page.md")])

@@ -109,7 +109,11 @@ def test_movielens_csv(tmp_path: Path) -> None:
         ("e.csv", b"user_id,item_id\n", "has no rows"),
         ("e.csv", b"user_id,item_id\n1,2,3\n4,5\n", "more fields"),
         ("e.csv", "user_id,item_id\n1,caf\u00e9\n".encode("latin-1"), "is not UTF-8 text"),
-        ("e.csv.gz", gzip.compress(b"user_id,item_id\n" + b"1,2\n" * 5000, mtime=0)[:40], "Check that the file is complete"),
+        (
+            "e.csv.gz",
+            gzip.compress(b"user_id,item_id\n" + b"1,2\n" * 5000, mtime=0)[:40],
+            "Check that the file is complete",
+        ),
         ("e.parquet", b"user_id,item_id\n1,2\n", "cannot be read as parquet"),
         ("ratings.dat", b"1::2::3::4::5\n", "cannot be read as movielens"),
     ],
