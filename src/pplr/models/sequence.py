@@ -176,7 +176,9 @@ class SequenceBackbone(Backbone[ItemSequences]):
         chosen = (newest > 0) & (newest <= scored.unsqueeze(1))  # position t predicts item t + 1
         vectors = self._vectors(parameters, catalogue, items[mask.bool()], training)
         table = self._embeddings(parameters, vectors)
-        states = self._states(parameters, table[items[:, :-1]], self.settings.dropout if training else 0.0)
+        # the gradient of `table[items]` adds the rows of repeated items in an order that varies with the threads' timing
+        read = F.embedding(items[:, :-1], table)
+        states = self._states(parameters, read, self.settings.dropout if training else 0.0)
         logits = self._logits(parameters, table, states[chosen])
         targets = items[:, 1:][chosen]
         total = F.cross_entropy(logits, targets, reduction="sum")
