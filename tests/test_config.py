@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 
-from pplr.config import config_toml, differences, load_config, parse_config
+from pplr.config import changes, config_toml, differences, load_config, parse_config
 from pplr.config_template import template_toml
 from pplr.demo import demo_config
 from pplr.errors import ConfigError
@@ -90,3 +90,41 @@ def test_differences_name_what_changed():
         "strategy.similarity",
         "strategy.tau",
     ]
+
+
+def test_changes_say_what_was_and_what_is(tmp_path):
+    demo = {"data": {"demo": "movietweetings"}}
+    one = parse_config(demo, tmp_path)
+    other = parse_config(
+        {
+            **demo,
+            "threads": 2,
+            "evaluation": {"ks": [5, 10], "baselines": False},
+            "training": {"epochs": 2},
+            "strategy": {"alpha": 0.5},
+            "data": {"demo": "movietweetings", "columns": {"user": 'the "user"'}},
+        },
+        tmp_path,
+    )
+    assert changes(one, one) == []
+    assert changes(one, other) == [
+        'data.columns.user: not set → "the \\"user\\""',
+        "evaluation.baselines: true → false",
+        "evaluation.ks: [5, 10, 20, 50] → [5, 10]",
+        "strategy.alpha: 0.7 → 0.5",
+        "threads: not set → 2",
+        "training.epochs: 1 → 2",
+    ]
+    assert "training.epochs: 2 → 1" in changes(other, one)
+
+
+def test_changes_of_a_kind_name_the_kind_and_what_both_kinds_have(tmp_path):
+    one = parse_config({"clients": {"kind": "kmeans", "count": 4, "factors": 3}}, tmp_path)
+    other = parse_config({"clients": {"kind": "random", "count": 7}}, tmp_path)
+    assert changes(one, other) == ["clients.count: 4 → 7", 'clients.kind: "kmeans" → "random"']
+
+
+def test_a_share_of_one_and_one_client_differ(tmp_path):
+    one = parse_config({"federation": {"participation": 1.0}}, tmp_path)
+    other = parse_config({"federation": {"participation": 1}}, tmp_path)
+    assert changes(one, other) == ["federation.participation: 1.0 → 1"]

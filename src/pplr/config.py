@@ -118,12 +118,32 @@ def differences(one: Config, other: Config) -> list[str]:
     return sorted(key for key in flat_one.keys() | flat_other.keys() if flat_one.get(key) != flat_other.get(key))
 
 
+def changes(one: Config, other: Config) -> list[str]:
+    """Return what has to change in `one` to become `other`, a line per value: "training.epochs: 1 → 2".
+
+    Values are written as in TOML, so that 1 (a count) and 1.0 (a share) differ. Where a section's kind differs, keys that
+    only one of the kinds has follow from it and are not named.
+    """
+    old, new = ({key: _written(value) for key, value in _flat(c.model_dump(mode="json"))} for c in (one, other))
+    kinds = {key.removesuffix("kind") for key in old if key.endswith(".kind") and old[key] != new.get(key)}
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        implied = any(key.startswith(section) for section in kinds) and not (key in old and key in new)
+        if old.get(key) != new.get(key) and not implied:
+            lines.append(f"{key}: {old.get(key, 'not there')} → {new.get(key, 'not there')}")
+    return lines
+
+
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, value
+
+
+def _written(value: Any) -> str:
+    return "not set" if value is None else tomlkit.item(value).as_string()
 
 
 def _without_none(value: Any) -> Any:
