@@ -47,7 +47,7 @@ class EncoderSettings(BaseModel):
     attributes: tuple[str, ...] | None = Field(
         None, description="Item columns that the text contains beside the title; absent: all of them."
     )
-    temperature: float = Field(0.05, gt=0, description="Divides the cosine.")
+    temperature: float = Field(0.05, gt=0, allow_inf_nan=False, description="Divides the cosine.")
     bias: Literal["shared", "private", "none"] = Field("shared", description="A trained popularity bias per item.")
     negatives: int = Field(
         0, ge=0, description="Sampled negatives of the loss, shared by a batch; 0 takes the whole catalogue."

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
+from pplr.errors import ConfigError
 from pplr.models.backbone import Backbone, CatalogueScorer, Loss, Parameters
 from pplr.models.batching import padded
 from pplr.models.decoding.trie import TitleTrie
@@ -95,6 +96,11 @@ class GenerativeBackbone(Backbone[TitleExamples]):
         *,
         base: Path | None = None,
     ) -> None:
+        """Make the backbone of a causal language model; `base` is the folder in which a template's path starts.
+
+        Raises:
+            ConfigError: the template cannot be used, or prompts or titles do not fit.
+        """
         self.settings = settings
         self.catalogue = catalogue
         self.items = len(catalogue)
@@ -115,6 +121,22 @@ class GenerativeBackbone(Backbone[TitleExamples]):
         )
         written = tokenizer(titles, add_special_tokens=False)["input_ids"]
         self.titles: list[list[int]] = [[*ids[: settings.title_tokens], self.eos] for ids in written]
+        self._check_room(getattr(model.config, "max_position_embeddings", None))
+
+    def _check_room(self, readable: int | None) -> None:
+        s = self.settings
+        written = (
+            s.title_tokens if s.grounding == "embedding" else max((len(ids) - 1 for ids in self.titles), default=0)
+        )
+        if readable is not None and self.prompts.most + written > readable:
+            room = readable - written
+            advice = (
+                f"Set prompt_tokens to {room} or lower" if room >= 16 else "Set prompt_tokens and title_tokens lower"
+            )
+            raise ConfigError(
+                f"With backbone.prompt_tokens = {s.prompt_tokens} a prompt may have {self.prompts.most} tokens and a title "
+                f"{written}, but the model {s.model!r} reads {readable} at most. {advice}."
+            )
 
     @cached_property
     def trie(self) -> TitleTrie:

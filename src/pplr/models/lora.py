@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from pplr.errors import ModelError, nearest
+from pplr.errors import ConfigError, ModelError, nearest
 from pplr.models.layout import ParameterSpec, kaiming, zeros
 
 TARGETS = {
@@ -38,7 +38,9 @@ class AdapterSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: int = Field(8, ge=1, le=1024, description="Rank r of the update B A.")
-    scale: float = Field(16.0, gt=0, description="Numerator of the factor scale / rank (PEFT's lora_alpha).")
+    scale: float = Field(
+        16.0, gt=0, allow_inf_nan=False, description="Numerator of the factor scale / rank (PEFT's lora_alpha)."
+    )
     dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the adapter's input while training.")
     targets: tuple[str, ...] = Field(
         (), description="Names of the linear maps to adapt; empty: queries and values of every layer."
@@ -90,6 +92,12 @@ class Lora:
     """
 
     def __init__(self, model: nn.Module, settings: AdapterSettings) -> None:
+        """Wrap the maps of `model` that the settings name.
+
+        Raises:
+            ModelError: the model has no such map.
+            ConfigError: the rank is higher than a map's full rank.
+        """
         model_type = getattr(getattr(model, "config", None), "model_type", "")
         targets = settings.targets or TARGETS.get(model_type, ("q_proj", "v_proj"))
         self.settings = settings.model_copy(update={"targets": tuple(targets)})
@@ -142,6 +150,7 @@ def _wrap(model: nn.Module, settings: AdapterSettings, sequence_first: tuple[str
             f"The model has no linear map named {unmatched[0]!r} to adapt.{nearest(unmatched[0], names)} "
             f"Choose adapter.targets from {names}."
         )
+    _check_rank(settings.rank, {path: linear[path] for path in chosen})
     wrapped = {}
     for path in chosen:
         parent, _, name = path.rpartition(".")
@@ -151,6 +160,17 @@ def _wrap(model: nn.Module, settings: AdapterSettings, sequence_first: tuple[str
         setattr(model.get_submodule(parent), name, module)
         wrapped[path] = module
     return wrapped
+
+
+def _check_rank(rank: int, maps: Mapping[str, nn.Linear]) -> None:
+    path, smallest = min(maps.items(), key=lambda entry: min(entry[1].in_features, entry[1].out_features))
+    most = min(smallest.in_features, smallest.out_features)
+    if rank > most:
+        raise ConfigError(
+            f"adapter.rank = {rank} is more than the map {path} of the model can have: it goes from "
+            f"{smallest.in_features} to {smallest.out_features} numbers, so {most} is its full rank. "
+            f"Set it to {most} or lower."
+        )
 
 
 def _is_named(path: str, target: str) -> bool:

@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
@@ -63,6 +63,23 @@ class SequenceSettings(BaseModel):
         32, ge=1, description="With adapters: items per batch whose text is read anew, for gradients."
     )
     adapter: AdapterSettings = Field(default=AdapterSettings(), description="Used where adapters = true.")
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        if self.width % self.heads:
+            heads = _nearest([n for n in range(1, 65) if self.width % n == 0], self.heads)
+            widths = _nearest([n for n in range(8, 4097) if n % self.heads == 0], self.width)
+            raise ValueError(
+                f"heads = {self.heads} does not divide width = {self.width}. "
+                f"Set heads to {heads}, or width to {widths}."
+            )
+        return self
+
+
+def _nearest(allowed: list[int], given: int) -> str:
+    """Return the allowed numbers (rising) next to `given` on either side, as "3 or 5"."""
+    below, above = [n for n in allowed if n < given], [n for n in allowed if n > given]
+    return " or ".join(str(n) for n in (*below[-1:], *above[:1]))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pplr.data.dataset import Ints
+from pplr.errors import ConfigError
 from pplr.models.batching import padded, sorted_batches
 
 
@@ -61,7 +62,17 @@ def readable_tokens(body: nn.Module) -> int | None:
 
 @torch.no_grad()
 def encode(body: nn.Module, tokens: Tokens, batch_tokens: int = 4096) -> Tensor:
-    """Return vectors [texts, width] float32 for all texts, batched by length."""
+    """Return vectors [texts, width] float32 for all texts, batched by length.
+
+    Raises:
+        ConfigError: a text is longer than the model can read.
+    """
+    longest, readable = int(tokens.lengths.max(initial=0)), readable_tokens(body)
+    if readable is not None and longest > readable:
+        raise ConfigError(
+            f"The longest item text has {longest} tokens, and the language model reads {readable} at most. "
+            f"Set backbone.item_tokens to {readable} or lower."
+        )
     device = next(body.parameters()).device
     parts = sorted_batches(tokens.lengths, batch_tokens)
     rows = [text_vectors(body, [tokens.ids[i] for i in part]).float() for part in parts]

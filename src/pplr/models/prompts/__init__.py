@@ -74,6 +74,9 @@ class PromptBuilder:
     """Token ids of prompts, made from pre-tokenised pieces so that truncation never touches the prompt's frame.
 
     Where a prompt would be too long the oldest titles are left out, whole; a single title is cut to `title_tokens`.
+
+    Attributes:
+        most: no prompt has more tokens than this.
     """
 
     def __init__(
@@ -97,6 +100,8 @@ class PromptBuilder:
                 f"prompt_tokens = {tokens} leaves no room for a title: the template takes {frame} tokens and the "
                 f"longest title {longest}. Set prompt_tokens to at least {frame + longest}, or title_tokens lower."
             )
+        listed = items * longest + (items - 1) * len(self._separator)
+        self.most = tokens - self._room + min(self._room, listed)
 
     def prompt(self, history: Ints) -> list[int]:
         """Return the token ids of the prompt for the newest items of `history` that fit."""
