@@ -189,3 +189,21 @@ def test_wrong_templates_are_explained(tmp_path, name, text, says):
 def test_an_own_template_is_read(tmp_path):
     (tmp_path / "a.toml").write_text('prompt = "{history}?"\nitem = "<{title}>"\nseparator = ", "')
     assert load_template("a.toml", tmp_path) == PromptTemplate("{history}?", "<{title}>", ", ")
+
+
+def test_the_titles_are_read_once_for_all_clients_and_without_adapters():
+    tested = backbone(grounding="embedding")
+    read = []
+    tested.model.get_input_embeddings().register_forward_pre_hook(lambda module, given: read.append(given[0].shape))
+    parameters = tested.layout.views(random_row(tested.layout))
+    first = tested.scorer(parameters)
+    assert sum(shape[0] for shape in read) == tested.items
+    read.clear()
+    tested.scorer(tested.layout.views(tested.layout.initial_row(1)))
+    assert read == []
+    queries = tiny.dataset().queries(Part.TEST).select(np.arange(3))
+    assert first.scores(queries).shape == (3, tested.items)
+    fresh = tiny.decoder("llama")
+    for title, state in zip(tested.titles, tested.title_states, strict=True):
+        alone = fresh.base_model(input_ids=torch.tensor([title[:-1]])).last_hidden_state[0, -1]
+        torch.testing.assert_close(state, alone, rtol=1e-4, atol=1e-4)

@@ -82,6 +82,7 @@ class GenerativeBackbone(Backbone[TitleExamples]):
     Attributes:
         model: the frozen causal language model of transformers, with adapters bound from outside.
         trie: the catalogue's titles as token sequences.
+        title_states: the catalogue's titles as vectors.
     """
 
     selects_by = "loss"
@@ -142,6 +143,16 @@ class GenerativeBackbone(Backbone[TitleExamples]):
     def trie(self) -> TitleTrie:
         """The catalogue as a trie of target tokens, built at first use."""
         return TitleTrie([ids[:-1] for ids in self.titles], self.eos)
+
+    @cached_property
+    def title_states(self) -> Tensor:
+        """[items, width] states of the catalogue's titles, read at first use by the model without adapters.
+
+        They are the same for all clients and rounds, so one reading serves every scorer.
+        """
+        from pplr.models.grounding import title_states
+
+        return title_states(self, [ids[:-1] for ids in self.titles])
 
     def examples(self, training: Ragged) -> TitleExamples:
         """Return an example per item that has something before it (or only the last one, as the settings say)."""

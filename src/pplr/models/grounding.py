@@ -94,7 +94,7 @@ class EmbeddingGrounding:
     def __init__(self, backbone: GenerativeBackbone, parameters: Parameters) -> None:
         self._backbone = backbone
         self._parameters = parameters
-        self._titles = title_states(backbone, [ids[:-1] for ids in backbone.titles])
+        self._titles = backbone.title_states
 
     def scores(self, queries: Queries) -> Tensor:
         """Return [len(queries), items]: minus the L2 distance."""
