@@ -29,7 +29,7 @@ def random_row(layout):
 
 
 def item_ids(catalogue, item, limit=12):
-    """Title, then `name: value` pairs, as METHOD describes an item."""
+    """Title, then `name: value` pairs, as the paper of RecFormer (arXiv:2305.13731) describes an item."""
     genre = catalogue.attributes["genre"][item].replace("|", ", ")
     text = catalogue.titles[item] + (f"; genre: {genre}" if genre else "")
     return tiny.word_tokenizer()(text, add_special_tokens=False)["input_ids"][:limit]

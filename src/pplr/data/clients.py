@@ -25,7 +25,7 @@ _FOLDER_NAME = re.compile(r"[^\x00-\x1f/\\:*?\"<>|]{1,100}")
 
 
 class KMeansClients(BaseModel):
-    """Users of similar taste form a client: k-means on the user vectors of a matrix factorisation (METHOD.md)."""
+    """Users of similar taste form a client: k-means on the user vectors of a matrix factorisation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Clients by taste: k-means on the user vectors of a matrix factorisation (METHOD.md, "Clients from one data set")."""
+"""Clients by taste: k-means on the user vectors of a matrix factorisation, as in arXiv:2402.09959v2's experiments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How evenly quality is spread over the clients (METHOD.md, "Evaluation": balance)."""
+"""How evenly quality is spread over the clients (docs/evaluation.md, "Balance")."""
 
 from __future__ import annotations
 

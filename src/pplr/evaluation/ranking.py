@@ -1,6 +1,6 @@
 """Where the true answers stand when the whole catalogue is ranked with the history masked.
 
-METHOD.md, "Evaluation". Everything runs in batches on tensors, on the device of the scores. Scores may tie: each target
+What counts is in docs/evaluation.md. Everything runs in batches on tensors, on the device of the scores. Scores may tie: each target
 is described by how many items are above it and how many share its score, so that metrics can take the expectation
 over all orders of the tied items instead of trusting one of them.
 """

@@ -1,4 +1,4 @@
-"""The adapters of all clients as the rows of one matrix (METHOD "Setting", DESIGN "The one idea")."""
+"""The adapters of all clients as the rows of one matrix (docs/architecture.md)."""
 
 from __future__ import annotations
 

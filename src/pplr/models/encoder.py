@@ -1,6 +1,6 @@
 """The encoder backbone: one bidirectional language model for histories and items.
 
-After RecFormer (arXiv:2305.13731); METHOD "Backbones". An item is its attribute-value pairs, a history the texts of its
+After RecFormer (arXiv:2305.13731); docs/backbones.md. An item is its attribute-value pairs, a history the texts of its
 items, newest first. Both become one vector, and
 
     score_i = cos(history, item_i) / temperature + b_i

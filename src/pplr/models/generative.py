@@ -1,6 +1,6 @@
 """The generative backbone: a language model reads the titles of a history and writes the title of the next item.
 
-After BIGRec (arXiv:2308.08434); METHOD "Backbones". The loss counts the target title's tokens only, and logits are
+After BIGRec (arXiv:2308.08434); docs/backbones.md. The loss counts the target title's tokens only, and logits are
 computed at those positions only. What is written is grounded to real items (see `pplr.models.grounding`).
 """
 

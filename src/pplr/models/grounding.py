@@ -1,4 +1,4 @@
-"""From written titles to items of the catalogue (METHOD "Backbones", grounding).
+"""From written titles to items of the catalogue (docs/backbones.md, "Grounding").
 
 `catalogue` searches among the titles of the catalogue only, so every beam is an item. `embedding` writes freely, and
 ranks all items by the distance of their titles to what was written, in the space of the base model without adapters.

@@ -1,6 +1,6 @@
 """The fixed order in which all trained parameters of one client stand in one row.
 
-A row is theta_c of METHOD "Setting": every LoRA factor and every small head parameter, flattened. Shared parameters
+A row is theta_c, all that client c trains: every LoRA factor and every small head parameter, flattened. Shared parameters
 come first and private ones last, so that what travels is one contiguous piece of the row.
 """
 

@@ -3,7 +3,7 @@
 The model's linear maps are wrapped once. Which client's factors they use is bound for the duration of a `with` block:
 one row for all samples, or one row per sample. The base model is never copied and never changed.
 
-    y = W x + (scale / rank) B A x        (METHOD "Setting"; Hu et al., arXiv:2106.09685)
+    y = W x + (scale / rank) B A x        (Hu et al., arXiv:2106.09685, section 4.1)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The sequence backbone: item vectors of a language model, read by a small causal transformer.
 
 The language model turns each item's public text into one vector; a history is a sequence of such vectors. After UniSRec
-(arXiv:2206.05941) and SASRec (arXiv:1808.09781); METHOD "Backbones".
+(arXiv:2206.05941) and SASRec (arXiv:1808.09781); docs/backbones.md.
 
     e_i = P v_i + r_i                        item embedding: projected text vector plus a residual
     h   = transformer(e_history)             state after the newest item

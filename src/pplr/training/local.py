@@ -43,7 +43,7 @@ class LocalResult:
 
     Attributes:
         row: [P] the trained row.
-        loss: L_c, mean negative log-likelihood per target token over the round (METHOD "Dynamic balance").
+        loss: L_c, mean negative log-likelihood per target token over the round (docs/strategies.md).
         targets: target tokens trained on, over all epochs.
         tokens: tokens read, padding not counted.
         steps: optimiser steps.

@@ -134,7 +134,7 @@ def test_the_others_are_the_identity(strategy):
 
 
 def closed_form(cohort, alpha, beta, tau):
-    """METHOD "Dynamic balance", term by term, with fifty digits."""
+    """The formulas of docs/strategies.md, term by term, with fifty digits."""
     with mpmath.workdps(50):
         here = [i for i in range(len(cohort.sizes)) if cohort.present[i]]
         exponentials = {i: mpmath.exp(mpmath.mpf(cohort.losses[i]) / tau) for i in here}

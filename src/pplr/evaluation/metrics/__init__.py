@@ -20,7 +20,7 @@ METRICS: Mapping[str, Metric] = {"recall": recall, "ndcg": ndcg}
 """Name -> metric, in the order of tables."""
 
 DEFAULT_KS = (5, 10, 20, 50)
-"""List lengths that METHOD.md reports."""
+"""List lengths K of Recall@K and NDCG@K that are reported where the configuration names none."""
 
 
 def metric_key(metric: str, k: int) -> str:

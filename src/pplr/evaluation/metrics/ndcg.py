@@ -9,7 +9,7 @@ from pplr.evaluation.ranking import Floats, Ranks
 
 
 def ndcg(ranks: Ranks, k: int) -> Floats:
-    """Return NDCG@k of each query [queries] with binary gain (METHOD.md, "Evaluation").
+    """Return NDCG@k of each query [queries] with binary gain (docs/evaluation.md).
 
     DCG is the sum of 1 / log2(1 + rank) over the targets with rank <= k; the ideal has min(k, |targets|) hits at the
     first places. A target that shares its score with others gains the mean over the places that the tied items fill,

@@ -9,7 +9,7 @@ from pplr.evaluation.ranking import Floats, Ranks
 
 
 def recall(ranks: Ranks, k: int) -> Floats:
-    """Return Recall@k of each query [queries]: hits / |targets| (METHOD.md, "Evaluation").
+    """Return Recall@k of each query [queries]: hits / |targets|.
 
     A target that shares its score with others is a hit with the probability that it is among the first k when the
     tied items are put in random order. A query without targets has NaN, and a warning is given.

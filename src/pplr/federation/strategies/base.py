@@ -1,4 +1,4 @@
-"""What a strategy sees and returns: numbers in, a mixing matrix out (METHOD "Strategies as mixing matrices")."""
+"""What a strategy sees and returns: numbers in, a mixing matrix out (docs/strategies.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dynamic balance (Zhao et al., arXiv:2402.09959v2, section 3.2; METHOD "Dynamic balance")."""
+"""Dynamic balance (Zhao et al., arXiv:2402.09959v2, section 3.2; docs/strategies.md)."""
 
 from __future__ import annotations
 
