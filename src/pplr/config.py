@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal, Union
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pplr.config_problems import prepared, sentences
+from pplr.config_schema import written
 from pplr.data.clients import ClientSettings, KMeansClients
 from pplr.data.settings import DataSettings, resolve_paths
-from pplr.errors import ConfigError, nearest
+from pplr.errors import ConfigError
 from pplr.federation.settings import FederationSettings
 from pplr.federation.strategies import Centralised, FedAvg, Local, Pplr
 from pplr.models.settings import BackboneSettings, SequenceSettings
@@ -60,10 +62,6 @@ class Config(BaseModel):
     evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="What is measured.")
 
 
-SECTION_KINDS = {"clients": "kmeans", "backbone": "sequence", "strategy": "pplr"}
-"""Sections that come in kinds, and the kind that is meant where none is given."""
-
-
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Return the configuration in a TOML file, with `overrides` such as "training.epochs=3" applied.
 
@@ -91,15 +89,13 @@ def parse_config(data: Mapping[str, Any], base: Path) -> Config:
     Raises:
         ConfigError: one sentence for each thing that is wrong.
     """
-    filled: dict[str, Any] = dict(data)
-    for section, kind in SECTION_KINDS.items():
-        value = filled.get(section)
-        if isinstance(value, Mapping) and "kind" not in value:
-            filled[section] = {"kind": kind, **value}
+    filled, problems = prepared(data, Config)
     try:
         config = Config.model_validate(filled)
     except ValidationError as problem:
-        raise ConfigError(list(_sentences(problem))) from problem
+        raise ConfigError([*problems, *sentences(problem, Config)]) from problem
+    if problems:
+        raise ConfigError(problems)
     update: dict[str, Any] = {"data": resolve_paths(config.data, base)}
     prompt = getattr(config.backbone, "prompt", "")
     if prompt.endswith(".toml"):
@@ -124,7 +120,7 @@ def changes(one: Config, other: Config) -> list[str]:
     Values are written as in TOML, so that 1 (a count) and 1.0 (a share) differ. Where a section's kind differs, keys that
     only one of the kinds has follow from it and are not named.
     """
-    old, new = ({key: _written(value) for key, value in _flat(c.model_dump(mode="json"))} for c in (one, other))
+    old, new = ({key: written(value) for key, value in _flat(c.model_dump(mode="json"))} for c in (one, other))
     kinds = {key.removesuffix("kind") for key in old if key.endswith(".kind") and old[key] != new.get(key)}
     lines = []
     for key in sorted(old.keys() | new.keys()):
@@ -140,10 +136,6 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, value
-
-
-def _written(value: Any) -> str:
-    return "not set" if value is None else tomlkit.item(value).as_string()
 
 
 def _without_none(value: Any) -> Any:
@@ -167,54 +159,3 @@ def _apply(data: dict[str, Any], override: str) -> None:
         if not isinstance(place, dict):
             raise ConfigError(f"--set {override}: {section} is a value, not a section.")
     place[key] = value
-
-
-def _sentences(problem: ValidationError) -> Iterator[str]:
-    for error in problem.errors():
-        where = [str(part) for part in error["loc"]]
-        path = _shown(where)
-        given = error.get("input")
-        if error["type"] == "extra_forbidden":
-            allowed = _allowed(where[:-1])
-            section = f"[{_shown(where[:-1])}]" if len(where) > 1 else "the top level"
-            yield f"{path}: there is no such key in {section}.{nearest(where[-1], allowed)} Keys: {', '.join(allowed)}."
-        elif error["type"] == "union_tag_invalid":
-            context = error["ctx"]
-            kinds = [kind.strip("' ") for kind in str(context["expected_tags"]).split(",")]
-            tag = str(context["tag"])
-            yield f"{path}.kind: there is no kind {tag!r}.{nearest(tag, kinds)} Kinds: {', '.join(kinds)}."
-        elif error["type"] == "missing":
-            yield f"{path}: this key is missing. Add it to the configuration."
-        elif error["type"] == "value_error":
-            yield f"{path}: {str(error['ctx']['error']).rstrip('.')}."
-        else:
-            yield f"{path} = {given!r}: {error['msg'][0].lower()}{error['msg'][1:].rstrip('.')}."
-
-
-def _shown(where: Sequence[str]) -> str:
-    """Return a dotted name without the kinds that pydantic puts between a section and its keys."""
-    return ".".join(
-        part
-        for i, part in enumerate(where)
-        if not (i == 1 and where[0] in _variants() and part in _variants()[where[0]])
-    )
-
-
-def _allowed(where: Sequence[str]) -> list[str]:
-    model: Any = Config
-    for i, part in enumerate(where):
-        if i == 1 and where[0] in _variants() and part in _variants()[where[0]]:
-            model = _variants()[where[0]][part]
-        elif isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
-            model = model.model_fields[part].annotation
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
-
-
-def _variants() -> dict[str, dict[str, type[BaseModel]]]:
-    from typing import get_args
-
-    found: dict[str, dict[str, type[BaseModel]]] = {}
-    for section in SECTION_KINDS:
-        members = get_args(Config.model_fields[section].annotation)
-        found[section] = {str(member.model_fields["kind"].default): member for member in members}
-    return found
