@@ -70,7 +70,7 @@ class SequenceSettings(BaseModel):
             heads = _nearest([n for n in range(1, 65) if self.width % n == 0], self.heads)
             widths = _nearest([n for n in range(8, 4097) if n % self.heads == 0], self.width)
             raise ValueError(
-                f"heads = {self.heads} does not divide width = {self.width}. "
+                f"backbone.heads = {self.heads} does not divide backbone.width = {self.width}. "
                 f"Set heads to {heads}, or width to {widths}."
             )
         return self
