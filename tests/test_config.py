@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 import tomllib
+from typing import Literal
 
 import pytest
 
@@ -11,6 +14,7 @@ from pplr.config import changes, config_toml, differences, load_config, parse_co
 from pplr.config_template import template_toml
 from pplr.demo import demo_config
 from pplr.errors import ConfigError
+from pplr.federation.strategies import STRATEGIES, Local
 
 
 def test_all_mistakes_are_reported_at_once_with_the_nearest_names(tmp_path):
@@ -128,3 +132,21 @@ def test_a_share_of_one_and_one_client_differ(tmp_path):
     one = parse_config({"federation": {"participation": 1.0}}, tmp_path)
     other = parse_config({"federation": {"participation": 1}}, tmp_path)
     assert changes(one, other) == ["federation.participation: 1.0 → 1"]
+
+
+def test_a_strategy_that_is_registered_can_be_configured(tmp_path, monkeypatch):
+    class Halfway(Local):
+        """Only for this test."""
+
+        kind: Literal["halfway"] = "halfway"
+        share: float = 0.5
+
+    monkeypatch.setitem(STRATEGIES, "halfway", Halfway)
+    spec = importlib.util.find_spec("pplr.config")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "pplr.config", module)
+    spec.loader.exec_module(module)
+    config = module.parse_config({"strategy": {"kind": "halfway", "share": 0.25}}, tmp_path)
+    assert config.strategy == Halfway(share=0.25)
+    with pytest.raises(ConfigError, match="'halfway'"):
+        module.parse_config({"strategy": {"kind": "halfwai"}}, tmp_path)

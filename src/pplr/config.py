@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,11 +16,14 @@ from pplr.data.clients import ClientSettings, KMeansClients
 from pplr.data.settings import DataSettings, resolve_paths
 from pplr.errors import ConfigError
 from pplr.federation.settings import FederationSettings
-from pplr.federation.strategies import Centralised, FedAvg, Local, Pplr
+from pplr.federation.strategies import STRATEGIES, Pplr, Strategy
 from pplr.models.settings import BackboneSettings, SequenceSettings
 from pplr.training.settings import TrainingSettings
 
-StrategySettings = Annotated[Union[Pplr, FedAvg, Local, Centralised], Field(discriminator="kind")]  # noqa: UP007
+if TYPE_CHECKING:
+    StrategySettings = Strategy
+else:  # whatever is registered can be configured
+    StrategySettings = Annotated[Union[tuple(STRATEGIES.values())], Field(discriminator="kind")]  # noqa: UP007
 
 
 class EvaluationSettings(BaseModel):

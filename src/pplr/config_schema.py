@@ -64,6 +64,6 @@ def written(value: Any) -> str:
     if value is None:
         return "not set"
     try:
-        return tomlkit.item(value).as_string()
+        return str(tomlkit.item(value).as_string())
     except (TypeError, ValueError):
-        return tomlkit.item(str(value)).as_string()
+        return str(tomlkit.item(str(value)).as_string())
