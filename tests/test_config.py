@@ -150,3 +150,33 @@ def test_a_strategy_that_is_registered_can_be_configured(tmp_path, monkeypatch):
     assert config.strategy == Halfway(share=0.25)
     with pytest.raises(ConfigError, match="'halfway'"):
         module.parse_config({"strategy": {"kind": "halfwai"}}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "below"),
+    [
+        ("./my-model", "my-model"),
+        ("../elsewhere", "../elsewhere"),
+        ("models/ours", "models/ours"),
+        ("./minilm", "minilm"),
+        ("~no-such-user/ours", "~no-such-user/ours"),
+        ("minilm", None),  # a known name means that model, also beside a folder of that name
+        ("organisation/model", None),
+        ("hub:models/ours", None),
+    ],
+)
+def test_a_model_folder_starts_at_the_configuration_file(tmp_path, monkeypatch, given, below):
+    here, conf = tmp_path / "here", tmp_path / "conf"
+    for folder in (here, conf / "models" / "ours", conf / "minilm"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    (conf / "c.toml").write_text(f'[backbone]\nkind = "encoder"\nmodel = "{given}"\n')
+    config = load_config(conf / "c.toml")
+    assert config.backbone.model == (given if below is None else str((conf / below).resolve()))
+    (tmp_path / "resolved.toml").write_text(config_toml(config))
+    assert load_config(tmp_path / "resolved.toml") == config
+
+
+def test_a_prompt_file_starts_at_the_configuration_file(tmp_path):
+    (tmp_path / "c.toml").write_text('[backbone]\nkind = "generative"\nprompt = "ours.toml"\n')
+    assert load_config(tmp_path / "c.toml").backbone.prompt == str((tmp_path / "ours.toml").resolve())

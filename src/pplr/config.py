@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pplr.config_problems import prepared, sentences
 from pplr.config_schema import written
 from pplr.data.clients import ClientSettings, KMeansClients
-from pplr.data.settings import DataSettings, resolve_paths
+from pplr.data.settings import DataSettings, absolute, resolve_paths
 from pplr.errors import ConfigError
 from pplr.federation.settings import FederationSettings
 from pplr.federation.strategies import STRATEGIES, Pplr, Strategy
+from pplr.models.hub.registry import find
 from pplr.models.settings import BackboneSettings, SequenceSettings
 from pplr.training.settings import TrainingSettings
 
@@ -99,11 +100,9 @@ def parse_config(data: Mapping[str, Any], base: Path) -> Config:
         raise ConfigError([*problems, *sentences(problem, Config)]) from problem
     if problems:
         raise ConfigError(problems)
-    update: dict[str, Any] = {"data": resolve_paths(config.data, base)}
-    prompt = getattr(config.backbone, "prompt", "")
-    if prompt.endswith(".toml"):
-        update["backbone"] = config.backbone.model_copy(update={"prompt": str((base / prompt).resolve())})
-    return config.model_copy(update=update)
+    return config.model_copy(
+        update={"data": resolve_paths(config.data, base), "backbone": _with_absolute_paths(config.backbone, base)}
+    )
 
 
 def config_toml(config: Config) -> str:
@@ -131,6 +130,18 @@ def changes(one: Config, other: Config) -> list[str]:
         if old.get(key) != new.get(key) and not implied:
             lines.append(f"{key}: {old.get(key, 'not there')} → {new.get(key, 'not there')}")
     return lines
+
+
+def _with_absolute_paths(backbone: BackboneSettings, base: Path) -> BackboneSettings:
+    """Return the settings with the model's folder and the prompt's file as absolute paths, where they name such."""
+    update = {}
+    model, prompt = backbone.model, getattr(backbone, "prompt", "")
+    named = find(model) is not None or model.startswith("hub:")
+    if model.startswith((".", "~")) or (model and not named and (base / model).is_dir()):
+        update["model"] = str(absolute(Path(model), base))
+    if prompt.endswith(".toml"):
+        update["prompt"] = str(absolute(Path(prompt), base))
+    return backbone.model_copy(update=update)
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, Self
 
@@ -50,5 +51,13 @@ class DataSettings(BaseModel):
 def resolve_paths(settings: DataSettings, base: Path) -> DataSettings:
     """Return the settings with `events` and `items` as absolute paths; relative ones start at the folder `base`."""
     found = {name: getattr(settings, name) for name in ("events", "items")}
-    absolute = {name: (base / path.expanduser()).resolve() for name, path in found.items() if path is not None}
-    return settings.model_copy(update=absolute)
+    return settings.model_copy(update={name: absolute(path, base) for name, path in found.items() if path is not None})
+
+
+def absolute(path: Path, base: Path) -> Path:
+    """Return `path` as an absolute one; a relative one starts at the folder `base`, and `~` is the home folder."""
+    with suppress(
+        RuntimeError
+    ):  # "~name" of no user is a name like any other: there is no such file, and it is said so
+        path = path.expanduser()
+    return (base / path).resolve()
