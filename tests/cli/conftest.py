@@ -93,6 +93,8 @@ def workplace(tmp_path_factory):
 def finished(workplace):
     """The folder of a finished run, its stdout and its stderr."""
     out = workplace / "first"
-    done = CliRunner().invoke(app, ["run", str(workplace / "shop.toml"), "--out", str(out)], prog_name="pplr")
+    words = ["run", str(workplace / "shop.toml"), "--out", str(out)]
+    # a parallel test worker inherits the width of whoever's terminal it was: say which
+    done = CliRunner(env={"COLUMNS": "160"}).invoke(app, words, prog_name="pplr")
     assert done.exit_code == 0, done.output
     return out, done.stdout, done.stderr
