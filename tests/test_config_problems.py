@@ -67,6 +67,12 @@ def test_a_key_of_another_kind_is_said_to_be_one(wrong, expected, tmp_path):
         ({"training": {"epochs": True}}, "training.epochs = true: true and false are no values of this key."),
         ({"training": {"clip_norm": float("inf")}}, "training.clip_norm = inf: a number must be finite."),
         ({"strategy": {"tau": float("nan")}}, "strategy.tau = nan: a number must be finite."),
+        ({"evaluation": {"ks": []}}, "evaluation.ks = []: list should have at least 1 item, not 0."),
+        ({"evaluation": {"ks": [0]}}, "evaluation.ks[0] = 0: input should be greater than or equal to 1."),
+        (
+            {"data": {"demo": "movietweetings", "split": {"kind": "global-time", "ratio": [1, 1]}}},
+            "ratio[2]: this entry",
+        ),
         ({"backbone": {"kind": ["x"]}}, "backbone.kind: there is no kind"),
     ],
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pplr.config_problems import prepared, sentences
 from pplr.config_schema import written
@@ -26,13 +27,20 @@ if TYPE_CHECKING:
 else:  # whatever is registered can be configured
     StrategySettings = Annotated[Union[tuple(STRATEGIES.values())], Field(discriminator="kind")]  # noqa: UP007
 
+_LAST_GPU = 127
+"""The largest index that torch takes."""
+
 
 class EvaluationSettings(BaseModel):
     """What is measured, on whom."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    ks: tuple[int, ...] = Field((5, 10, 20, 50), min_length=1, description="Cut-offs K of Recall@K and NDCG@K.")
+    ks: tuple[Annotated[int, Field(ge=1, le=100_000)], ...] = Field(
+        (5, 10, 20, 50),
+        min_length=1,
+        description='Cut-offs K of Recall@K and NDCG@K; 10 must be among them unless select_by is "loss".',
+    )
     max_users: int | None = Field(
         None, ge=1, description="Held-out users per client and part, sampled once by the seed; absent: all of them."
     )
@@ -45,18 +53,25 @@ class EvaluationSettings(BaseModel):
     baselines: bool = Field(True, description="Measure popularity, transitions, and the others beside the model.")
     examples: int = Field(3, ge=0, le=100, description="Recommendations per client that are shown in the report.")
 
+    @model_validator(mode="after")
+    def _measures_what_it_selects_by(self) -> Self:
+        if self.select_by != "loss" and 10 not in self.ks:
+            raise ValueError(
+                f"evaluation.ks = {written(self.ks)} lacks 10, and NDCG@10 on validation data chooses rows and stops runs: "
+                'add 10, or set evaluation.select_by = "loss"'
+            )
+        return self
+
 
 class Config(BaseModel):
     """Everything that decides a run's result."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field("run", pattern=r"^[\w.-]+$", description="Name of the run, and of its folder below runs/.")
+    name: str = Field("run", description="Name of the run, and of its folder below runs/.")
     seed: int = Field(1, ge=0, description="All randomness comes from it.")
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N; auto takes a GPU if any."
-    )
-    threads: int | None = Field(None, ge=1, description="CPU threads; absent: torch's choice.")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N; auto takes a GPU if any.")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; absent: torch's choice.")
     data: DataSettings = Field(default_factory=lambda: DataSettings(demo="movietweetings"), description="The data.")
     clients: ClientSettings = Field(default=KMeansClients(), description="Who owns which users.")
     backbone: BackboneSettings = Field(default=SequenceSettings(), description="The recommender.")
@@ -64,6 +79,23 @@ class Config(BaseModel):
     federation: FederationSettings = Field(default=FederationSettings(), description="Rounds.")
     strategy: StrategySettings = Field(default=Pplr(), description="How the clients' rows are combined.")
     evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="What is measured.")
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"\w[\w.-]{0,59}", name):
+            raise ValueError(
+                "a run's name names a folder: up to 60 letters, digits, '_', '-' and '.', the first a letter or digit"
+            )
+        return name
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, device: str) -> str:
+        number = re.fullmatch(r"auto|cpu|cuda(?::(\d{1,3}))?", device)
+        if number is None or int(number[1] or 0) > _LAST_GPU:
+            raise ValueError(f'write "auto", "cpu", "cuda", or "cuda:N" with N from 0 to {_LAST_GPU}')
+        return device
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

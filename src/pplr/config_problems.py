@@ -24,7 +24,7 @@ class _Place:
     Attributes:
         name: dotted, without the kinds that pydantic puts between a section and its keys; "" for the top level.
         model: the model of the section, or None where the place is a value.
-        field: the field of the place, or None for the top level and for entries of a list.
+        field: the field of the place, that of the list for its entries, or None for the top level.
         kind: the section's kind, or "".
     """
 
@@ -67,15 +67,19 @@ def prepared(data: Mapping[str, Any], model: Model, prefix: str = "") -> tuple[d
 
 def sentences(problem: ValidationError, root: Model) -> Iterator[str]:
     """Yield one sentence for each error that pydantic found in a configuration whose model is `root`."""
-    for error in problem.errors():
+    errors = problem.errors()
+    for error in errors:
+        if error["type"] == "too_short" and any(_inside(other["loc"], error["loc"]) for other in errors):
+            continue  # pydantic counts the valid entries only
         place = _place(error["loc"], root)
         given = written(error.get("input")) if not isinstance(error.get("input"), Mapping) else "{...}"
-        message = str(error["msg"]).rstrip(".")
+        message = _plain(str(error["msg"]))
         if error["type"] == "extra_forbidden":
             yield _unknown_key(error["loc"], root)
         elif error["type"] == "missing":
             meaning = place.field.description if place.field is not None else ""
-            yield f"{place.name}: this key is missing. {meaning}".rstrip()
+            what = "entry" if isinstance(error["loc"][-1], int) else "key"
+            yield f"{place.name}: this {what} is missing. {meaning}".rstrip()
         elif error["type"] in _NO_SECTION and place.field is not None:
             yield _no_section(place.name, place.field, error.get("input"))
         elif error["type"] == "value_error":
@@ -84,7 +88,19 @@ def sentences(problem: ValidationError, root: Model) -> Iterator[str]:
         else:
             choices = choices_of(place.field.annotation) if place.field is not None else []
             hint = nearest(str(error.get("input")), choices)
-            yield f"{place.name} = {given}: {message[0].lower()}{message[1:]}.{hint}"
+            yield f"{place.name} = {given}: {message}.{hint}"
+
+
+def _inside(location: Sequence[int | str], list_location: Sequence[int | str]) -> bool:
+    return len(location) > len(list_location) and location[: len(list_location)] == list_location
+
+
+def _plain(message: str) -> str:
+    """Return a message of pydantic's without the words of Python's types, as the end of a sentence."""
+    message = f"{message[0].lower()}{message[1:]}"
+    for theirs, ours in (("tuple", "list"), (" after validation", ""), (" for <class 'pathlib.Path'>", "")):
+        message = message.replace(theirs, ours)
+    return message.rstrip(".")
 
 
 def _misread(value: Any, field: FieldInfo) -> str:
@@ -102,7 +118,7 @@ def _place(location: Sequence[int | str], root: Model) -> _Place:
     kinds: dict[str, Model] = {}
     for part in location:
         if isinstance(part, int):
-            place = _Place(f"{place.name}[{part}]", None)
+            place = _Place(f"{place.name}[{part}]", None, place.field)
         elif part in kinds:  # the kind, between a section and its keys
             place, kinds = _Place(place.name, kinds[part], place.field, part), {}
         else:

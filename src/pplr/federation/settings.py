@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class FederationSettings(BaseModel):
@@ -16,10 +16,17 @@ class FederationSettings(BaseModel):
     )
     participation: float | int = Field(
         1.0,
-        gt=0,
-        description="Clients per round, drawn anew each round: a fraction (a number with a point, up to 1.0) or a "
-        "count.",
+        description="Clients per round, drawn anew each round: a share (a number with a point, up to 1.0) or a count.",
     )
+
+    @field_validator("participation", mode="before")
+    @classmethod
+    def _share_or_count(cls, value: object) -> object:
+        share = isinstance(value, float) and 0 < value <= 1
+        count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if not share and not count:
+            raise ValueError("give a share above 0.0 and up to 1.0, or a whole number of clients, 1 or more")
+        return value
 
     def per_round(self, clients: int) -> int:
         """Return how many of `clients` take part in a round: at least one, at most all."""

@@ -1,0 +1,79 @@
+"""Values that would crash a run later, or be ignored by it, are refused when the configuration is read."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from pplr.config import parse_config
+from pplr.errors import ConfigError
+from pplr.federation.settings import FederationSettings
+
+
+def nested(name, value):
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("name", ["", ".", "..", "a/b", "../up", "a\\b", ".hidden", "-x", "a b", "a\n", "x" * 61]),
+        ("device", ["gpu", "cuda:", "cuda:128", "cuda:99999999999", "cuda:-1", "CPU"]),
+        ("seed", [-1, 1.5, True]),
+        ("threads", [0, -2, 1025]),
+        ("evaluation.ks", [[], [0], [10, -1], [10, 10**9], 10, [5, 20]]),
+        ("evaluation.max_users", [0]),
+        ("evaluation.examples", [-1, 101]),
+        ("federation.rounds", [0, True]),
+        ("federation.patience", [0]),
+        ("federation.participation", [0, -1, 0.0, -0.5, 1.01, 2.0, True, False, "half", float("nan"), float("inf")]),
+        ("training.epochs", [0]),
+        ("training.learning_rate", [0, -1e-3, float("nan"), float("inf"), 2]),
+        ("training.weight_decay", [-0.1, float("nan")]),
+        ("training.warmup_steps", [-1]),
+        ("training.clip_norm", [0, float("nan"), float("inf")]),
+        ("training.batch_tokens", [0, -1]),
+        ("training.batch_examples", [0]),
+        ("training.max_examples", [0]),
+        ("strategy.alpha", [-1, float("inf"), float("nan")]),
+        ("strategy.beta", [0, float("inf")]),
+        ("strategy.tau", [0, float("inf")]),
+        ("clients.minimum_share", [-0.1, 1.1, float("nan")]),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_sentence_that_names_the_key(key, values, tmp_path):
+    for value in values:
+        with pytest.raises(ConfigError) as caught:
+            parse_config(nested(key, value), tmp_path)
+        assert len(caught.value.problems) == 1, value
+        assert caught.value.problems[0].startswith(key), (value, caught.value.problems)
+        assert "pattern" not in str(caught.value), "nobody has to read regular expressions"
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("name", ["shop", "run-2.1_b", "2024", "Größe", "x" * 60]),
+        ("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:127"]),
+        ("evaluation.ks", [[10], [1, 10, 100_000]]),
+        ("federation.participation", [1, 7, 1.0, 0.001]),
+        ("seed", [0, 2**63]),
+    ],
+)
+def test_what_can_be_is_taken(key, values, tmp_path):
+    for value in values:
+        parse_config(nested(key, value), tmp_path)
+
+
+def test_cut_offs_without_10_need_a_selection_by_loss(tmp_path):
+    with pytest.raises(ConfigError, match=r'set evaluation\.select_by = "loss"'):
+        parse_config({"evaluation": {"ks": [5, 20]}}, tmp_path)
+    assert parse_config({"evaluation": {"ks": [5, 20], "select_by": "loss"}}, tmp_path).evaluation.ks == (5, 20)
+
+
+@pytest.mark.parametrize("value", [True, 0, 1.5, "all", None])
+def test_participation_is_a_share_or_a_count_in_python_too(value):
+    with pytest.raises(ValidationError, match=r"a whole number of clients, 1 or more"):
+        FederationSettings(participation=value)
