@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import sys
-import tomllib
 from typing import Literal
 
 import pytest
 
 from pplr.config import changes, config_toml, differences, load_config, parse_config
-from pplr.config_template import template_toml
 from pplr.demo import demo_config
 from pplr.errors import ConfigError
 from pplr.federation.strategies import STRATEGIES, Local
@@ -32,20 +29,6 @@ def test_all_mistakes_are_reported_at_once_with_the_nearest_names(tmp_path):
     for expected in ("'seed'", "'sequence'", "'epochs'", "training.learning_rate = -1", "'alpha'", "clients.count"):
         assert expected in text
     assert "kmeans.count" not in text, "the kind of a section is no part of a key's name"
-
-
-@pytest.mark.parametrize("backbone", ["sequence", "encoder", "generative"])
-def test_the_template_is_valid_and_names_every_key(backbone, tmp_path):
-    text = template_toml(backbone)
-    config = parse_config(tomllib.loads(text), tmp_path)
-    assert config.backbone.kind == backbone
-    for section in (config.training, config.federation, config.backbone, config.evaluation):
-        for key in type(section).model_fields:
-            if key != "adapter":
-                assert f"{key} =" in text
-    uncommented = re.sub(r"^# (\w+ = [^ #])", r"\1", text, flags=re.MULTILINE)
-    assert uncommented != text
-    assert parse_config(tomllib.loads(uncommented), tmp_path) == config, "a default is misquoted"
 
 
 @pytest.mark.parametrize("backbone", ["sequence", "encoder", "generative"])

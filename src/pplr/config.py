@@ -68,7 +68,9 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field("run", description="Name of the run, and of its folder below runs/.")
+    name: str = Field(
+        "run", description="Name of the run, and of its folder below runs/; absent: the configuration file's name."
+    )
     seed: int = Field(1, ge=0, description="All randomness comes from it.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N; auto takes a GPU if any.")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; absent: torch's choice.")

@@ -51,7 +51,9 @@ class DirichletClients(BaseModel):
 
     kind: Literal["dirichlet"] = Field(default="dirichlet", description="The name of this way to make clients.")
     count: _Count = Field(default=5, description="Number of clients.")
-    attribute: str = Field(min_length=1, description="Item attribute that gives the labels, such as 'genres'.")
+    attribute: str = Field(
+        min_length=1, description="Item attribute that gives the labels, such as 'genres'.", examples=["genres"]
+    )
     separator: str = Field(
         default="|", description="What separates several labels of one item; '' takes the whole text."
     )
