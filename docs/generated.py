@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel
 
 from pplr import errors
 from pplr.config import Config
+from pplr.config_schema import default_of, first_paragraph, kinds_of, meaning_of, written
 from pplr.report.schema import metrics_json_schema
 
 
@@ -26,16 +27,19 @@ def configuration() -> str:
     """Return a section per table of the configuration."""
     parts = ["## Top level", table(Config)]
     for name, field in Config.model_fields.items():
-        for model in models_of(field.annotation):
-            kind = model.model_fields.get("kind")
-            title = f"[{name}]" + (f' kind = "{kind.default}"' if kind is not None else "")
-            parts += [f"## `{title}`", first_paragraph(model), table(model)]
+        inner_parts: dict[str, str] = {}  # sections inside this one, those of several kinds once
+        for kind, model in kinds_of(field).items():
+            parts += [f"## `[{name}]{_with_kind(kind)}`", first_paragraph(model), table(model)]
             for inner, inner_field in model.model_fields.items():
-                for nested in models_of(inner_field.annotation):
-                    nested_kind = nested.model_fields.get("kind")
-                    suffix = f' kind = "{nested_kind.default}"' if nested_kind is not None else ""
-                    parts += [f"### `[{name}.{inner}]{suffix}`", first_paragraph(nested), table(nested)]
+                for inner_kind, nested in kinds_of(inner_field).items():
+                    title = f"### `[{name}.{inner}]{_with_kind(inner_kind)}`"
+                    inner_parts[title] = f"{first_paragraph(nested)}\n\n{table(nested)}"
+        parts += [part for pair in inner_parts.items() for part in pair]
     return "\n\n".join(parts)
+
+
+def _with_kind(kind: str) -> str:
+    return f' kind = "{kind}"' if kind else ""
 
 
 def exit_codes() -> str:
@@ -52,24 +56,12 @@ def metrics_schema() -> str:
     return f"```json\n{json.dumps(metrics_json_schema(), indent=1)}\n```"
 
 
-def models_of(annotation: Any) -> list[type[BaseModel]]:
-    """Return the models that a field may hold."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in models_of(part)]
-
-
 def table(model: type[BaseModel]) -> str:
     """Return the keys of a model that are values, with defaults and meanings."""
-    rows = ["| key | default | meaning |", "|---|---|---|"]
+    rows = []
     for name, field in model.model_fields.items():
-        if not models_of(field.annotation):
-            default = field.get_default(call_default_factory=True, validated_data={})
-            shown = "" if field.is_required() or default is None else f"`{json.dumps(default, default=str)}`"
-            rows.append(f"| `{name}` | {shown} | {(field.description or '').replace('|', '&#124;')} |")
-    return "\n".join(rows)
-
-
-def first_paragraph(thing: type) -> str:
-    """Return the first paragraph of a docstring on one line."""
-    return " ".join((thing.__doc__ or "").strip().split("\n\n")[0].split())
+        if not kinds_of(field) and name != "kind":
+            default = default_of(field)
+            shown = "" if default is None else f"`{written(default)}`"
+            rows.append(f"| `{name}` | {shown} | {meaning_of(field).replace('|', '&#124;')} |")
+    return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows]) if rows else "It has no keys of its own."

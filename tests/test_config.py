@@ -163,3 +163,54 @@ def test_a_model_folder_starts_at_the_configuration_file(tmp_path, monkeypatch, 
 def test_a_prompt_file_starts_at_the_configuration_file(tmp_path):
     (tmp_path / "c.toml").write_text('[backbone]\nkind = "generative"\nprompt = "ours.toml"\n')
     assert load_config(tmp_path / "c.toml").backbone.prompt == str((tmp_path / "ours.toml").resolve())
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("shop.toml", "shop"),
+        ("my shop (2).toml", "my-shop-2"),
+        (".toml", "toml"),
+        ("--.toml", "run"),
+        ("x" * 70, "x" * 60),
+    ],
+)
+def test_a_run_is_called_after_its_configuration(tmp_path, file, name):
+    (tmp_path / file).write_text("seed = 1\n")
+    assert load_config(tmp_path / file).name == name
+    assert load_config(tmp_path / file, ["name=other"]).name == "other"
+
+
+def test_another_kind_on_the_command_line_leaves_the_keys_of_the_old_one_behind(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text('[strategy]\nalpha = 0.5\n[clients]\nkind = "kmeans"\ncount = 3\nfactors = 8\n')
+    config = load_config(path, ["strategy.kind=fedavg", "clients.kind=random"])
+    assert (config.strategy.kind, config.clients.kind, config.clients.count) == ("fedavg", "random", 3)
+    assert load_config(path, ["strategy.kind=pplr"]).strategy.alpha == 0.5
+    again = load_config(path, ["data.split.ratio=[6,2,2]", "data.split.kind=global-time", "data.demo=movietweetings"])
+    assert again.data.split.ratio == (6.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides"),
+    [
+        ('[strategy]\nkind = "fedavg"\nalpha = 0.5\n', ["strategy.kind=fedavg"]),  # wrong in the file itself
+        ("[strategy]\nalpha = 0.5\n", ["strategy.kind=fedavg", "strategy.alpha=0.1"]),
+        ("[strategy]\n", ["strategy.alpha=0.1", "strategy.kind=fedavg"]),
+        ("[strategy]\nalfa = 0.5\n", ["strategy.kind=fedavg"]),
+    ],
+)
+def test_what_is_wrong_with_another_kind_stays_wrong(tmp_path, content, overrides):
+    (tmp_path / "c.toml").write_text(content)
+    with pytest.raises(ConfigError, match=r"^strategy\.al(ph|f)a: "):
+        load_config(tmp_path / "c.toml", overrides)
+
+
+def test_mistakes_of_the_file_and_of_overrides_are_reported_together(tmp_path):
+    (tmp_path / "c.toml").write_text("seed = -1\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "c.toml", ["nothing", "seed.x=1", "training.epoch=2", "=3", "a..b=1"])
+    starts = [*["--set needs NAME=VALUE"] * 3, "--set seed.x=1: seed is a value"]
+    problems = caught.value.problems
+    assert [problem[: len(start)] for problem, start in zip(problems, starts, strict=False)] == starts
+    assert sorted(problem.split(":")[0] for problem in problems[4:]) == ["seed = -1", "training.epoch"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pplr.config_overrides import apply_overrides
 from pplr.config_problems import prepared, sentences
 from pplr.config_schema import written
 from pplr.data.clients import ClientSettings, KMeansClients
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     StrategySettings = Strategy
 else:  # whatever is registered can be configured
     StrategySettings = Annotated[Union[tuple(STRATEGIES.values())], Field(discriminator="kind")]  # noqa: UP007
+
+_NAME_LENGTH = 60
+"""Characters of a run's name; four bytes each, they fit into the 255 bytes that file systems give a folder's name."""
 
 _LAST_GPU = 127
 """The largest index that torch takes."""
@@ -85,9 +89,9 @@ class Config(BaseModel):
     @field_validator("name")
     @classmethod
     def _names_a_folder(cls, name: str) -> str:
-        if not re.fullmatch(r"\w[\w.-]{0,59}", name):
+        if not re.fullmatch(r"\w[\w.-]*", name) or len(name) > _NAME_LENGTH:
             raise ValueError(
-                "a run's name names a folder: up to 60 letters, digits, '_', '-' and '.', the first a letter or digit"
+                f"a run's name names a folder: up to {_NAME_LENGTH} letters, digits, '_', '-' and '.', the first a letter or digit"
             )
         return name
 
@@ -103,7 +107,8 @@ class Config(BaseModel):
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Return the configuration in a TOML file, with `overrides` such as "training.epochs=3" applied.
 
-    Relative paths in it start at the file's folder.
+    Relative paths in it start at the file's folder. A file that gives no name is the configuration of a run of its own
+    name: shop.toml of `shop`.
 
     Raises:
         ConfigError: one sentence for each thing that is wrong.
@@ -116,9 +121,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"The configuration {path} cannot be read: {problem}.") from problem
     except tomllib.TOMLDecodeError as problem:
         raise ConfigError(f"The configuration {path} is not valid TOML: {problem}.") from problem
-    for override in overrides:
-        _apply(data, override)
-    return parse_config(data, path.parent.resolve())
+    problems = apply_overrides(data, overrides, Config)
+    try:
+        config = parse_config({"name": _name_of(path), **data}, path.parent.resolve())
+    except ConfigError as problem:
+        raise ConfigError([*problems, *problem.problems]) from problem
+    if problems:
+        raise ConfigError(problems)
+    return config
 
 
 def parse_config(data: Mapping[str, Any], base: Path) -> Config:
@@ -178,6 +188,12 @@ def _with_absolute_paths(backbone: BackboneSettings, base: Path) -> BackboneSett
     return backbone.model_copy(update=update)
 
 
+def _name_of(path: Path) -> str:
+    """Return the name of a file without its ending, as a run can have it."""
+    plain = re.sub(r"[^\w.-]+", "-", path.stem)[:_NAME_LENGTH]
+    return re.sub(r"^[^\w]+|[^\w]+$", "", plain) or "run"
+
+
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
@@ -190,20 +206,3 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
     return value
-
-
-def _apply(data: dict[str, Any], override: str) -> None:
-    name, equals, text = override.partition("=")
-    if not equals or not name.strip():
-        raise ConfigError(f"--set needs NAME=VALUE, for example training.epochs=3; got {override!r}.")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()  # a bare word is a text
-    *sections, key = name.strip().split(".")
-    place: Any = data
-    for section in sections:
-        place = place.setdefault(section, {})
-        if not isinstance(place, dict):
-            raise ConfigError(f"--set {override}: {section} is a value, not a section.")
-    place[key] = value

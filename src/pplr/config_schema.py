@@ -54,9 +54,15 @@ def choices_of(annotation: Any) -> list[str]:
     return [choice for argument in arguments for choice in choices_of(argument)]
 
 
-def first_paragraph(model: Model) -> str:
-    """Return the first paragraph of a model's docstring on one line."""
-    return " ".join((model.__doc__ or "").strip().split("\n\n")[0].split())
+def meaning_of(field: FieldInfo) -> str:
+    """Return what a key means, and its choices where the description does not name them all."""
+    meaning, choices = field.description or "", choices_of(field.annotation)
+    return meaning if all(choice in meaning for choice in choices) else f"{meaning} One of: {', '.join(choices)}."
+
+
+def first_paragraph(thing: type) -> str:
+    """Return the first paragraph of a class's docstring on one line."""
+    return " ".join((thing.__doc__ or "").strip().split("\n\n")[0].split())
 
 
 def written(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic.fields import FieldInfo
 
 from pplr.config import Config
-from pplr.config_schema import Model, choices_of, default_kind, default_of, first_paragraph, kinds_of, written
+from pplr.config_schema import Model, default_kind, default_of, first_paragraph, kinds_of, meaning_of, written
 
 BackboneName = Literal["sequence", "encoder", "generative"]
 Values = Mapping[str, Any]
@@ -113,13 +113,10 @@ def _field(section: str, key: str) -> FieldInfo:
 
 def _entry(name: str, field: FieldInfo, given: Values) -> tuple[str, str]:
     """Return a key with its value, and its meaning."""
-    meaning, choices = field.description or "", choices_of(field.annotation)
-    if not all(choice in meaning for choice in choices):
-        meaning = f"{meaning} One of: {', '.join(choices)}."
     example = next(iter(field.examples or []), None) if field.is_required() else None
     value = given[name] if name in given else default_of(field) if example is None else example
     shown = "" if value is None else f" {written(value)}"
-    return f"{'' if given.get(name) is not None else '#'}{name} ={shown}", meaning
+    return f"{'' if given.get(name) is not None else '#'}{name} ={shown}", meaning_of(field)
 
 
 def _aligned(entries: list[tuple[str, str]]) -> Iterator[str]:
