@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from safetensors.torch import load_file
 import pplr
 import tiny
 from pplr.config import Config, config_toml, parse_config
-from pplr.errors import CheckpointError, ConfigError, RunError
+from pplr.errors import CheckpointError, ConfigError, DataError, PplrError, RunError
 from pplr.results import SCHEMA
 from pplr.wiring import shares
 
@@ -75,7 +76,15 @@ def finished(files, tmp_path_factory):
 
 def test_a_run_leaves_everything_behind(finished):
     names = {path.name for path in finished.folder.iterdir()}
-    expected = {"config.toml", "events.jsonl", "metrics.json", "per_user.parquet", "examples.json", "rows.safetensors"}
+    expected = {
+        "config.toml",
+        "events.jsonl",
+        "metrics.json",
+        "per_user.parquet",
+        "examples.json",
+        "rows.safetensors",
+        "run.json",
+    }
     assert expected | {"adapters", "checkpoints", "report.html"} == names
     metrics = json.loads((finished.folder / "metrics.json").read_text())
     assert metrics["schema"] == SCHEMA
@@ -202,6 +211,99 @@ def test_folders_that_hold_something_else_are_left_alone(files, tmp_path):
         pplr.run(configuration(files), tmp_path / "nothing", resume=True)
 
 
+def copied(files: Path, folder: Path) -> Path:
+    """The data set and the models once more, to be changed."""
+    shutil.copytree(files, folder)
+    return folder
+
+
+def change_events(folder: Path, place: int, item: str) -> None:
+    """Give the event at `place` (from the end, of the first user, where negative) another item."""
+    events = pl.read_csv(folder / "events.csv", schema_overrides={"item": pl.String})
+    rows = events.with_row_index().filter(pl.col("user") == events["user"][0])["index"].to_list()
+    items = events["item"].to_list()
+    items[rows[place]] = item if items[rows[place]] != item else "i0"
+    events.with_columns(pl.Series("item", items)).write_csv(folder / "events.csv")
+
+
+def test_data_that_changed_since_is_named_and_nothing_is_lost(files, tmp_path):
+    mine = copied(files, tmp_path / "mine")
+    config, folder = configuration(mine, federation={"rounds": 1}), tmp_path / "run"
+    pplr.run(config, folder)
+    before = (folder / "metrics.json").read_bytes()
+    change_events(mine, -1, "i7")
+    for again in (lambda: pplr.run(config, folder, resume=True), lambda: pplr.evaluate_run(folder)):
+        with pytest.raises(RunError, match="held-out events that the run"):
+            again()
+    assert pplr.Recommender.load(folder).owner("u0") == "shop-0"
+    change_events(mine, 0, "i9")
+    with pytest.raises(RunError, match="training events"):
+        pplr.evaluate_run(folder)
+    assert pplr.Recommender.load(folder).recommend("shop-0", user="u0", k=1).history[0].id in {"i9", "i0"}
+    items = pl.read_csv(mine / "items.csv")
+    items.with_columns(pl.col("title").str.to_uppercase()).write_csv(mine / "items.csv")
+    with pytest.raises(RunError, match="items that the run"):
+        pplr.Recommender.load(folder)
+    assert (folder / "metrics.json").read_bytes() == before
+
+
+def test_whose_user_it_is_cannot_be_told_after_the_grouping_data_changed(files, tmp_path):
+    mine = copied(files, tmp_path / "mine")
+    clients = {"kind": "random", "count": 2}
+    folder = tmp_path / "run"
+    pplr.run(configuration(mine, federation={"rounds": 1}, clients=clients), folder)
+    change_events(mine, 0, "i9")
+    recommender = pplr.Recommender.load(folder)
+    with pytest.raises(RunError, match="which client"):
+        recommender.owner("u0")
+    assert recommender.recommend(recommender.clients[0], history=["i1"], k=1).items
+
+
+def test_a_start_that_fails_leaves_the_folder_as_it_was(files, tmp_path):
+    mine = copied(files, tmp_path / "mine")
+    config, folder = configuration(mine, federation={"rounds": 1}), tmp_path / "run"
+    (mine / "items.csv").rename(mine / "away.csv")
+    with pytest.raises(PplrError):
+        pplr.run(config, folder)
+    assert not folder.exists()
+    (mine / "away.csv").rename(mine / "items.csv")
+    pplr.run(config, folder)
+    (folder / "notes.txt").write_text("mine")
+    (mine / "items.csv").rename(mine / "away.csv")
+    before = sorted(path.name for path in folder.rglob("*"))
+    with pytest.raises(PplrError):
+        pplr.run(config, folder, overwrite=True)
+    assert sorted(path.name for path in folder.rglob("*")) == before
+    (mine / "away.csv").rename(mine / "items.csv")
+    pplr.run(config, folder, overwrite=True)
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_with_a_configuration_is_not_yet_a_run(files, tmp_path):
+    """Somebody's own config.toml beside somebody's data must survive any option."""
+    (tmp_path / "config.toml").write_text("mine")
+    with pytest.raises(RunError, match="holds no run"):
+        pplr.run(configuration(files), tmp_path, overwrite=True)
+    assert (tmp_path / "config.toml").read_text() == "mine"
+
+
+def test_rows_are_chosen_by_ndcg_at_10_whatever_is_reported(files, tmp_path):
+    result = pplr.run(configuration(files, federation={"rounds": 1}, evaluation={"ks": [3]}), tmp_path / "run")
+    client = result.metrics["rounds"][0]["clients"]["shop-0"]
+    assert client["improved"]
+    assert {"ndcg@3", "ndcg@10"} <= client["validation"].keys()
+    assert "ndcg@10" not in result.metrics["overall"]
+
+
+def test_data_that_nobody_can_be_measured_on_are_refused(files, tmp_path):
+    mine = copied(files, tmp_path / "mine")
+    events = pl.read_csv(mine / "events.csv").with_columns(split=pl.lit("train"))
+    events.write_csv(mine / "events.csv")
+    data = {"events": "events.csv", "items": "items.csv", "columns": {"silo": "silo", "split": "split"}}
+    with pytest.raises(DataError):
+        pplr.run(configuration(mine, data=data | {"split": {"kind": "global-time"}}), tmp_path / "run")
+
+
 def test_recommender(finished):
     recommender = pplr.Recommender.load(finished.folder)
     assert recommender.clients == ("shop-0", "shop-1", "shop-2")
@@ -244,7 +346,12 @@ def test_shares_add_up():
         total = int(generator.integers(len(sizes), sum(sizes) + 50))
         given = shares(total, sizes)
         assert all(1 <= share <= size for share, size in zip(given, sizes, strict=True))
-        assert abs(sum(given) - min(total, sum(sizes))) <= sum(share == 1 for share in given)
+        assert sum(given) == min(total, sum(sizes))
+
+
+def test_shares_of_too_little_and_of_nothing():
+    assert shares(2, [5, 5, 5]) == [1, 1, 1]
+    assert shares(10, [0, 4, 40]) == [0, 1, 9]
 
 
 def wait_for_training(events: Path, process: subprocess.Popen) -> None:

@@ -18,6 +18,7 @@ from pplr.errors import ConfigError, RunError, nearest
 from pplr.evaluation import top_items
 from pplr.federation.events import Observer, ignore
 from pplr.models.backbone import Backbone, CatalogueScorer
+from pplr.run_folder import changed_since, check_origin, origin
 from pplr.runner import load_run
 from pplr.wiring import load_backbone
 
@@ -65,23 +66,25 @@ class Recommender:
         self._dataset = dataset
         self._backbone = backbone
         self._scorers: dict[str, CatalogueScorer] = {}
+        self._regrouped = False
 
     @classmethod
     def load(cls, folder: Path | str, observer: Observer = ignore) -> Recommender:
         """Return the recommender of a run folder.
 
         Raises:
-            RunError: there is no finished run, or its data has changed since.
+            RunError: there is no finished run, or its items or its model have changed since.
         """
         config, rows = load_run(Path(folder))
         dataset = load_dataset(config.data, Path())
-        backbone, _ = load_backbone(config, dataset.catalogue, observer)
-        if any(len(row) != backbone.layout.size for row in rows.values()):
-            raise RunError(
-                f"The rows of the run in {folder} do not fit its model: the item table or the model has changed since. "
-                "Run it again."
-            )
-        return cls(config, rows, dataset, backbone)
+        backbone, files = load_backbone(config, dataset.catalogue, observer)
+        made_from = origin(dataset, files.digest, backbone.layout.digest)
+        check_origin(Path(folder), made_from, only=("items", "model", "parameters"))
+        recommender = cls(config, rows, dataset, backbone)
+        recommender._regrouped = config.clients.kind != "column" and bool(
+            changed_since(Path(folder), made_from, only=("training events",))
+        )
+        return recommender
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -130,15 +133,34 @@ class Recommender:
     def _assignment(self) -> ClientAssignment:
         return assign_clients(self._dataset, self._config.clients, self._config.seed)
 
-    def _of_user(self, client: str, user: str) -> Ints:
+    def owner(self, user: str) -> str:
+        """Return the name of the client that a user of the data belongs to.
+
+        Raises:
+            ConfigError: there is no such user.
+            RunError: users were grouped by their training events, and these have changed since the run.
+        """
+        code = self._code(user)
+        if self._regrouped:
+            raise RunError(
+                f"The training events have changed since the run, and clients.kind = {self._config.clients.kind!r} "
+                "groups users by them: nobody can tell which client a user belonged to. Give the history instead, or "
+                "run again."
+            )
+        name: str = self._assignment.names[self._assignment.client_of_user[code]]
+        return name
+
+    def _code(self, user: str) -> int:
         ids = self._dataset.user_ids
         if user not in ids:
             raise ConfigError(f"There is no user {user!r} in the data.{nearest(user, ids)}")
-        code = ids.index(user)
-        owner = self._assignment.names[self._assignment.client_of_user[code]]
+        return ids.index(user)
+
+    def _of_user(self, client: str, user: str) -> Ints:
+        owner = self.owner(user)
         if owner != client:
             raise ConfigError(f"User {user!r} belongs to {owner}, not to {client}. Ask with --client {owner}.")
-        return self._dataset.items[code]
+        return self._dataset.items[self._code(user)]
 
     def _of_titles(self, history: Sequence[str]) -> Ints:
         wanted = [text.strip() for text in history if text.strip()]

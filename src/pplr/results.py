@@ -6,7 +6,7 @@ import math
 import platform
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pplr.data.dataset import Ints, Part, Queries
 from pplr.evaluation import UserMetrics, balance, balances, evaluate, fit_baselines, per_client, top_items
+from pplr.federation.client import Client
 from pplr.federation.events import Event, Observer
 from pplr.federation.messages import Report
 from pplr.models.generative import GenerativeBackbone
@@ -54,9 +55,9 @@ class Outcome:
         return UserMetrics(users, {key: np.concatenate([part.values[key] for part in known]) for key in keys})
 
 
-def measure_baselines(parts: Parts, observer: Observer) -> dict[str, UserMetrics]:
+def measure_baselines(parts: Parts, clients: Sequence[Client], observer: Observer) -> dict[str, UserMetrics]:
     """Return per-user metrics of every baseline that suits the data, on the users that the clients are tested on."""
-    queries = tested_queries(parts)
+    queries = tested_queries(parts, clients)
     evaluation = parts.config.evaluation
     measured = {}
     for name, scorer in fit_baselines(parts.dataset).items():
@@ -67,10 +68,10 @@ def measure_baselines(parts: Parts, observer: Observer) -> dict[str, UserMetrics
     return measured
 
 
-def tested_queries(parts: Parts) -> Queries:
+def tested_queries(parts: Parts, clients: Sequence[Client]) -> Queries:
     """Return the test queries of all clients, sampled as the clients sample theirs."""
     every = parts.dataset.queries(Part.TEST)
-    users = np.concatenate([client.queries(Part.TEST).users for client in parts.clients(parts.owners)])
+    users = np.concatenate([client.queries(Part.TEST).users for client in clients])
     return every.select(np.flatnonzero(np.isin(every.users, users)).astype(np.int64))
 
 
@@ -139,10 +140,10 @@ def per_user_table(parts: Parts, outcome: Outcome) -> pl.DataFrame:
     )
 
 
-def examples(parts: Parts, rows: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+def examples(parts: Parts, clients: Sequence[Client], rows: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     """Return recommendations for a few test users of each client, with what they chose next."""
     shown = []
-    for client in parts.clients(parts.owners):
+    for client in clients:
         queries = client.queries(Part.TEST)
         count = min(parts.config.evaluation.examples, len(queries))
         generator = numpy_generator(parts.config.seed, "examples", client.info.name)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from pplr.config import Config, config_toml, differences, load_config
+from pplr import run_folder
+from pplr.config import Config, load_config
 from pplr.data.dataset import Part
 from pplr.errors import ConfigError, RunError
 from pplr.federation import Client, Coordinator
@@ -26,10 +27,9 @@ from pplr.federation.events import Event, EventLog, Observer, ignore, several
 from pplr.federation.messages import EvaluateTask, Report
 from pplr.models.peft_format import export_adapter
 from pplr.results import Outcome, assemble, examples, measure_baselines, per_user_table
-from pplr.storage import write_folder, write_text
+from pplr.run_folder import ADAPTERS, CHECKPOINTS, CONFIG, EVENTS, EXAMPLES, METRICS, PER_USER, ROWS
+from pplr.storage import write_bytes, write_folder, write_text
 from pplr.wiring import POOLED, Parts, prepare
-
-CONFIG, METRICS, ROWS = "config.toml", "metrics.json", "rows.safetensors"
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,17 @@ def run(
         PplrError: anything else that is wrong, with a sentence that says what to do.
     """
     folder = (out or Path("runs") / config.name).resolve()
-    _open_folder(folder, config, resume=resume, overwrite=overwrite)
-    observe = several([EventLog(folder / "events.jsonl"), observer])
+    run_folder.check(folder, config, resume=resume, overwrite=overwrite)
+    log = EventLog(folder / EVENTS)
+    observe = several([log, observer])
     parts = prepare(config, observe)
+    if resume:
+        run_folder.check_origin(folder, parts.origin())
+    else:
+        run_folder.claim(folder, config, parts.origin())  # nothing in the folder was touched before
+    log.open()
     trainers = parts.trainers()
+    store = CheckpointStore(folder / CHECKPOINTS)
     coordinator = Coordinator(
         InProcessEngine(trainers),
         config.strategy,
@@ -73,17 +80,17 @@ def run(
         parts.backbone.layout.initial_row(config.seed)[: parts.backbone.layout.shared].to(parts.backbone.device),
         seed=config.seed,
         select_by=trainers[0].select_by,
-        store=CheckpointStore(folder / "checkpoints"),
+        store=store,
         observer=observe,
     )
-    if resume and CheckpointStore(folder / "checkpoints").rounds():
+    if resume and store.rounds():
         coordinator.resume()
     progress = coordinator.run()
     stopped = _stopped(progress, config)
     observe(Event("stopped", data=stopped))
     rows = _best_rows(parts, trainers)
     save_rows(folder, parts, rows)
-    metrics = _measure(folder, parts, rows, progress, stopped, observe)
+    metrics = _measure(folder, parts, trainers, rows, progress, stopped, observe)
     observe(Event("run_finished", data={"folder": str(folder)}))
     return RunResult(folder, metrics)
 
@@ -94,12 +101,15 @@ def evaluate_run(folder: Path, observer: Observer = ignore) -> dict[str, Any]:
     Raises:
         RunError: there is no finished run in the folder.
     """
+    from pplr.report.folder import read_metrics
+
     config, rows = load_run(folder)
+    before = read_metrics(folder).model_dump(mode="json", by_alias=True)
     parts = prepare(config, observer)
+    run_folder.check_origin(folder, parts.origin())
     _check_rows(folder, parts, rows)
-    metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    fresh = _outcome(parts, rows, observer)
-    return assemble(parts, fresh, metrics["rounds"], metrics["stopped"], metrics["cost"])
+    fresh, _ = _outcome(parts, parts.trainers(), rows, observer)
+    return assemble(parts, fresh, before["rounds"], before["stopped"], before["cost"])
 
 
 def load_run(folder: Path) -> tuple[Config, dict[str, Tensor]]:
@@ -134,17 +144,14 @@ def save_rows(folder: Path, parts: Parts, rows: Mapping[str, Tensor]) -> None:
                 task_type="CAUSAL_LM" if parts.config.backbone.kind == "generative" else "FEATURE_EXTRACTION",
             )
 
-    write_folder(folder / "adapters", fill)
-    write_folder(
-        folder / ".rows", lambda target: save_file({n: r.cpu().clone() for n, r in rows.items()}, target / ROWS)
-    )
-    (folder / ".rows" / ROWS).replace(folder / ROWS)
-    shutil.rmtree(folder / ".rows")
+    write_folder(folder / ADAPTERS, fill)
+    write_bytes(folder / ROWS, save({name: row.cpu().clone() for name, row in rows.items()}))
 
 
 def _measure(
     folder: Path,
     parts: Parts,
+    trainers: list[Client],
     rows: Mapping[str, Tensor],
     progress: Progress,
     stopped: dict[str, Any],
@@ -152,19 +159,24 @@ def _measure(
 ) -> dict[str, Any]:
     from pplr.report import write_report
 
-    outcome = _outcome(parts, rows, observe)
+    outcome, clients = _outcome(parts, trainers, rows, observe)
     rounds = [record.model_dump(mode="json") for record in progress.history]
     metrics = assemble(parts, outcome, rounds, stopped, None)
-    per_user_table(parts, outcome).write_parquet(folder / "per_user.parquet")
-    write_text(folder / "examples.json", json.dumps(examples(parts, rows), ensure_ascii=False, indent=1))
+    table = io.BytesIO()
+    per_user_table(parts, outcome).write_parquet(table)
+    write_bytes(folder / PER_USER, table.getvalue())
+    write_text(folder / EXAMPLES, json.dumps(examples(parts, clients, rows), ensure_ascii=False, indent=1))
     write_text(folder / METRICS, json.dumps(metrics, indent=1))
     write_report(folder)
     return metrics
 
 
-def _outcome(parts: Parts, rows: Mapping[str, Tensor], observe: Observer) -> Outcome:
+def _outcome(
+    parts: Parts, trainers: list[Client], rows: Mapping[str, Tensor], observe: Observer
+) -> tuple[Outcome, list[Client]]:
+    """Measure every client's row on its test part; where one trainer pooled all data, the owners are measured."""
     started = time.perf_counter()
-    clients = parts.clients(parts.owners)
+    clients = parts.clients(parts.owners) if parts.config.strategy.pools_data else trainers
     reports: dict[str, Report] = {}
     for client in clients:
         client.best = rows[client.info.name].to(parts.backbone.device)
@@ -173,12 +185,9 @@ def _outcome(parts: Parts, rows: Mapping[str, Tensor], observe: Observer) -> Out
         reports[client.info.name] = report
         observe(Event("tested", None, client.info.name, {"loss": report.loss, "users": report.users, **report.metrics}))
     tested = time.perf_counter()
-    sizes = {client.info.name: client.info.size for client in parts.trainers()}
-    baselines = measure_baselines(parts, observe) if parts.config.evaluation.baselines else {}
+    baselines = measure_baselines(parts, clients, observe) if parts.config.evaluation.baselines else {}
     seconds = {"test": tested - started, "baselines": time.perf_counter() - tested}
-    if POOLED in sizes:
-        sizes = {client.info.name: client.info.size for client in clients}
-    return Outcome(reports, sizes, baselines, seconds)
+    return Outcome(reports, {client.info.name: client.info.size for client in clients}, baselines, seconds), clients
 
 
 def _best_rows(parts: Parts, trainers: list[Client]) -> dict[str, Tensor]:
@@ -201,32 +210,3 @@ def _check_rows(folder: Path, parts: Parts, rows: Mapping[str, Tensor]) -> None:
                 f"The run in {folder} has no usable row for client {owner.name}: its data, model or configuration has "
                 "changed since. Run it again."
             )
-
-
-def _open_folder(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> None:
-    occupied = (folder / CONFIG).exists()
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file, not a folder. Choose another --out.")
-    if resume and overwrite:
-        raise RunError("--resume goes on with a run and --overwrite deletes it: use one of them.")
-    if resume:
-        if not occupied:
-            raise RunError(f"There is no run in {folder} to resume. Start it without --resume.")
-        changed = differences(load_config(folder / CONFIG), config)
-        if changed:
-            raise RunError(
-                f"The run in {folder} was started with another configuration: {', '.join(changed)} differ. Resume "
-                f"with `pplr run {folder / CONFIG} --out {folder} --resume`, or start a new run in another folder."
-            )
-        return
-    if occupied and not overwrite:
-        raise RunError(
-            f"There is already a run in {folder}. Go on with it (--resume), replace it (--overwrite), or choose "
-            "another folder (--out)."
-        )
-    if not occupied and folder.is_dir() and any(folder.iterdir()):
-        raise RunError(f"{folder} is not empty and holds no run. Choose another --out.")
-    if occupied:
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / CONFIG, config_toml(config))

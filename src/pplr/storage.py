@@ -20,11 +20,20 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         StorageError: the disk is full or not writable.
     """
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        StorageError: the disk is full or not writable.
+    """
     partial = path.with_name(f".{path.name}.partial")
     with _disk(path):
         try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(text)
+            with partial.open("wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
@@ -54,6 +63,29 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
             _sync(path.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, where they are not there yet.
+
+    Raises:
+        StorageError: the disk is full or not writable.
+    """
+    with _disk(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a link, or a folder with all that is in it; nothing happens where there is none.
+
+    Raises:
+        StorageError: it cannot be deleted.
+    """
+    with _disk(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def append_line(path: Path, line: str) -> None:

@@ -12,8 +12,8 @@ import torch
 
 from pplr.config import Config
 from pplr.data import ClientAssignment, assign_clients, client_data, load, pool
-from pplr.data.dataset import Catalogue, ClientData, Dataset
-from pplr.errors import ConfigError
+from pplr.data.dataset import Catalogue, ClientData, Dataset, Part
+from pplr.errors import ConfigError, DataError
 from pplr.federation import Client, Measuring
 from pplr.federation.events import Event, Observer
 from pplr.models.backbone import Backbone
@@ -21,6 +21,7 @@ from pplr.models.hub import ModelFiles, load_base, load_decoder, load_encoder, r
 from pplr.models.settings import EncoderSettings, GenerativeSettings, SequenceSettings
 from pplr.models.text import item_texts
 from pplr.models.vectors import encode, tokenise
+from pplr.run_folder import Origin, origin
 
 POOLED = "everyone"
 """Name of the one client of a strategy that pools all data."""
@@ -49,6 +50,10 @@ class Parts:
     model: ModelFiles
     notes: tuple[str, ...]
     seconds: dict[str, float]
+
+    def origin(self) -> Origin:
+        """Return digests of the data and the model, to tell later whether they have changed."""
+        return origin(self.dataset, self.model.digest, self.backbone.layout.digest)
 
     def trainers(self) -> list[Client]:
         """Return the clients that train: one per owner, or one for all where the strategy pools the data."""
@@ -87,6 +92,7 @@ def prepare(config: Config, observer: Observer) -> Parts:
     dataset, notes = loaded.dataset, tuple(note.text for note in loaded.notes)
     counts = {"users": len(dataset.user_ids), "items": len(dataset.catalogue), "events": len(dataset.items.values)}
     observer(Event("data_loaded", data={**counts, "notes": list(notes)}))
+    _check_usable(dataset)
     assignment = assign_clients(dataset, config.clients, config.seed)
     owners = client_data(dataset, assignment)
     observer(Event("clients_made", data={"sizes": {owner.name: len(owner.users) for owner in owners}}))
@@ -97,6 +103,19 @@ def prepare(config: Config, observer: Observer) -> Parts:
     sizes = {"model": files.name, "trained": layout.size, "shared": layout.shared, "seconds": seconds["model"]}
     observer(Event("model_loaded", data=sizes))
     return Parts(config, dataset, assignment, owners, backbone, files, notes, seconds)
+
+
+def _check_usable(dataset: Dataset) -> None:
+    """Raise DataError where nothing can be trained or nobody can be measured."""
+    if not len(dataset.training().values):
+        raise DataError(
+            "There is no training event in the data. Move the cut of data.split later, or give more events."
+        )
+    if not len(dataset.queries(Part.TEST)):
+        raise DataError(
+            "No user has both a history and a test event, so nothing can be measured. Use data.split.kind = "
+            "'leave-one-out', move the cut of data.split, or give longer histories."
+        )
 
 
 def load_backbone(config: Config, catalogue: Catalogue, observer: Observer) -> tuple[Backbone[Any], ModelFiles]:
@@ -159,9 +178,15 @@ def choose_device(name: str) -> torch.device:
 
 
 def shares(total: int, sizes: list[int]) -> list[int]:
-    """Return how many of `total` each gets, in proportion to `sizes`, at least one and at most its size."""
+    """Return how many of `total` each gets, in proportion to `sizes`: whole numbers, none above its size.
+
+    They add up to `total` (to all there is, where that is less), except that nobody who has anything gets nothing.
+    """
     exact = np.asarray(sizes, dtype=np.float64) * min(1.0, total / max(sum(sizes), 1))
     counts = np.floor(exact).astype(int)
     for index in np.argsort(-(exact - counts), kind="stable")[: max(0, min(total, sum(sizes)) - int(counts.sum()))]:
         counts[index] += 1
-    return [max(1, int(count)) for count in counts]
+    counts = np.minimum(np.maximum(counts, 1), sizes)
+    while counts.sum() > total and counts.max() > 1:  # what the smallest were given is taken from the largest
+        counts[int(counts.argmax())] -= 1
+    return [int(count) for count in counts]

@@ -135,16 +135,17 @@ class Client:
                 f"The {task.part.name.lower()} loss of client {self.info.name} became {loss} after round {task.round}. "
                 "Lower training.learning_rate or training.clip_norm, or train in float32."
             )
-        per_user = self._ranked(queries, row) if task.rank and len(queries) else None
+        per_user = self._ranked(queries, row, task.part) if task.rank and len(queries) else None
         metrics = {} if per_user is None else per_user.overall()
         improved = task.part is Part.VALIDATION and self._keep(row, metrics, loss)
         seconds = time.perf_counter() - started
         return Report(self.info.name, task.part, loss, len(queries), metrics, improved, per_user, seconds)
 
-    def _ranked(self, queries: Queries, row: Tensor) -> UserMetrics:
+    def _ranked(self, queries: Queries, row: Tensor, part: Part) -> UserMetrics:
         scorer = self._backbone.scorer(self._backbone.layout.views(row))
         m = self._measuring
-        return evaluate(scorer, queries, self._backbone.items, m.ks, mask_history=m.mask_history, batch=m.batch_users)
+        ks = sorted({*m.ks, 10}) if part is Part.VALIDATION else m.ks  # rows are chosen by NDCG@10
+        return evaluate(scorer, queries, self._backbone.items, ks, mask_history=m.mask_history, batch=m.batch_users)
 
     def _keep(self, row: Tensor, metrics: dict[str, float], loss: float) -> bool:
         score = metrics.get("ndcg@10", math.nan) if self._measuring.select_by == "ndcg@10" else -loss

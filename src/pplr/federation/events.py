@@ -39,17 +39,31 @@ def ignore(event: Event) -> None:
 
 
 class EventLog:
-    """Appends every event that is not transient to a file, one JSON object a line, with the time in unix seconds."""
+    """Appends every event that is not transient to a file, one JSON object a line, with the time in unix seconds.
+
+    Nothing is written before `open`: what happened until then is kept and written first.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._waiting: list[str] | None = []
+
+    def open(self) -> None:
+        """Write what has happened so far, and from now on every event as it happens."""
+        waiting, self._waiting = self._waiting or [], None
+        for line in waiting:
+            append_line(self._path, line)
 
     def __call__(self, event: Event) -> None:
-        """Write the event."""
+        """Write the event, or keep it until the log is open."""
         if event.transient:
             return
         entry = {"event": event.name, "time": round(time.time(), 3), "round": event.round, "client": event.client}
-        append_line(self._path, json.dumps({k: v for k, v in entry.items() if v is not None} | event.data))
+        line = json.dumps({k: v for k, v in entry.items() if v is not None} | event.data)
+        if self._waiting is None:
+            append_line(self._path, line)
+        else:
+            self._waiting.append(line)
 
 
 def several(observers: list[Observer]) -> Observer:

@@ -42,7 +42,7 @@ class RoundRecord(BaseModel):
         score: the validation measure over all clients' users by which runs stop, higher is better; None without any.
         mixing: D [clients, clients], rows and columns in the order of `clients`.
         details: the strategy's own figures, such as learning speeds.
-        seconds: wall time by phase: train, aggregate, validate, checkpoint (of the round before), total.
+        seconds: wall time by phase: train, aggregate, validate, total.
         bytes_up: what a network would have carried to the coordinator.
         bytes_down: what it would have carried to the clients.
     """

@@ -1,0 +1,140 @@
+"""The folder of a run: whose it is, what it was made from, and when it may be taken."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pplr.config import Config, changes, config_toml, load_config
+from pplr.data.dataset import Dataset, Part
+from pplr.errors import ConfigError, RunError
+from pplr.storage import delete, make_folder, write_text
+
+MARK = "run.json"
+"""Marks a folder as a run's, and says what the run was made from; written before anything else."""
+CONFIG, EVENTS, METRICS, ROWS = "config.toml", "events.jsonl", "metrics.json", "rows.safetensors"
+PER_USER, EXAMPLES, REPORT = "per_user.parquet", "examples.json", "report.html"
+ADAPTERS, CHECKPOINTS = "adapters", "checkpoints"
+OWNED = (METRICS, REPORT, ROWS, PER_USER, EXAMPLES, ADAPTERS, CHECKPOINTS, EVENTS, CONFIG, MARK)
+"""All that a run writes into its folder; nothing else in it is ever touched."""
+
+Origin = Mapping[str, str]
+"""Digests of what a run is made from, by name: see `origin`."""
+
+
+def origin(dataset: Dataset, model_digest: str, layout_digest: str) -> Origin:
+    """Return digests of all that decides a run's result beside its configuration.
+
+    They tell whether the files that a configuration names still hold what they held when the run began.
+    """
+    catalogue, training = dataset.catalogue, dataset.training()
+    attributes = [text for name in sorted(catalogue.attributes) for text in (name, *catalogue.attributes[name])]
+    times = dataset.training_times()
+    users = _encoded((*dataset.user_ids, *(dataset.silos or ())))
+    seen = [training.values.tobytes(), training.offsets.tobytes(), b"" if times is None else times.tobytes()]
+    held_out = dataset.items.values[dataset.parts != Part.TRAIN]
+    return {
+        "items": _digest(_encoded((*catalogue.ids, *catalogue.titles, *attributes))),
+        "training events": _digest([*users, *seen]),
+        "held-out events": _digest([held_out.tobytes(), dataset.parts.tobytes()]),
+        "model": model_digest,
+        "parameters": layout_digest,
+    }
+
+
+def _encoded(texts: Iterable[str]) -> list[bytes]:
+    return [text.encode() for text in texts]
+
+
+def _digest(pieces: Iterable[bytes]) -> str:
+    """Return the SHA-256 over the pieces, each preceded by its length so that no two lists look alike."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(len(piece).to_bytes(8, "little"))
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def check(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that may not be written to; nothing is changed.
+
+    Raises:
+        RunError: it is a file, it holds something else, it is occupied, or its run has another configuration.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file, not a folder. Choose another --out.")
+    if resume and overwrite:
+        raise RunError("--resume goes on with a run and --overwrite deletes it: use one of them.")
+    occupied = (folder / MARK).is_file()
+    if resume:
+        if not occupied:
+            raise RunError(f"There is no run in {folder} to resume. Start it without --resume.")
+        _check_configuration(folder, config)
+    elif occupied and not overwrite:
+        raise RunError(
+            f"There is already a run in {folder}. Go on with it (--resume), replace it (--overwrite), or choose "
+            "another folder (--out)."
+        )
+    elif not occupied and folder.is_dir() and any(folder.iterdir()):
+        raise RunError(f"{folder} is not empty and holds no run. Choose another --out.")
+
+
+def _check_configuration(folder: Path, config: Config) -> None:
+    try:
+        before = load_config(folder / CONFIG)
+    except ConfigError as problem:
+        raise RunError(
+            f"The run in {folder} cannot be resumed, its {CONFIG} is missing or damaged: {problem} Start again with "
+            "--overwrite, or in another folder (--out)."
+        ) from problem
+    if changed := changes(before, config):
+        raise RunError(
+            f"The run in {folder} was started with another configuration: {'; '.join(changed)}. Take these changes "
+            f"back, resume with the run's own {folder / CONFIG}, or start a new run in another folder (--out)."
+        )
+
+
+def claim(folder: Path, config: Config, made_from: Origin) -> None:
+    """Make the folder this run's: what an earlier run left in it goes, whatever else lies there stays.
+
+    Raises:
+        StorageError: the disk is full or not writable.
+    """
+    make_folder(folder)
+    for name in OWNED:  # the mark goes last: until then the folder is still known as a run's
+        delete(folder / name)
+        delete(folder / f".{name}.partial")
+    write_text(folder / MARK, json.dumps({"version": 1, "made_from": dict(made_from)}, indent=1))
+    write_text(folder / CONFIG, config_toml(config))
+
+
+def check_origin(folder: Path, made_from: Origin, only: Iterable[str] | None = None) -> None:
+    """Refuse to go on with a run whose data or model has changed since it began; `only` restricts what is compared.
+
+    Raises:
+        RunError: naming what has changed.
+    """
+    if changed := changed_since(folder, made_from, only):
+        raise RunError(
+            f"The {' and the '.join(changed)} that the run in {folder} was made from have changed since. Bring back the "
+            f"files as they were, or start a new run in another folder (--out)."
+        )
+
+
+def changed_since(folder: Path, made_from: Origin, only: Iterable[str] | None = None) -> list[str]:
+    """Return the names of what a run was made from that is no longer the same.
+
+    Raises:
+        RunError: the mark is damaged.
+    """
+    path = folder / MARK
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["made_from"]
+        return [name for name in (only or made_from) if before[name] != made_from[name]]
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise RunError(
+            f"{path} is missing or damaged ({problem}), so nobody can tell what the run was made from. Bring it back "
+            "from a copy, or run again with --overwrite."
+        ) from problem
