@@ -6,10 +6,10 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pplr.config_overrides import apply_overrides
 from pplr.config_problems import prepared, sentences
@@ -43,7 +43,7 @@ class EvaluationSettings(BaseModel):
     ks: tuple[Annotated[int, Field(ge=1, le=100_000)], ...] = Field(
         (5, 10, 20, 50),
         min_length=1,
-        description='Cut-offs K of Recall@K and NDCG@K; 10 must be among them unless select_by is "loss".',
+        description="Cut-offs K of Recall@K and NDCG@K on test data.",
     )
     max_users: int | None = Field(
         None, ge=1, description="Held-out users per client and part, sampled once by the seed; absent: all of them."
@@ -56,15 +56,6 @@ class EvaluationSettings(BaseModel):
     )
     baselines: bool = Field(True, description="Measure popularity, transitions, and the others beside the model.")
     examples: int = Field(3, ge=0, le=100, description="Recommendations per client that are shown in the report.")
-
-    @model_validator(mode="after")
-    def _measures_what_it_selects_by(self) -> Self:
-        if self.select_by != "loss" and 10 not in self.ks:
-            raise ValueError(
-                f"evaluation.ks = {written(self.ks)} lacks 10, and NDCG@10 on validation data chooses rows and stops runs: "
-                'add 10, or set evaluation.select_by = "loss"'
-            )
-        return self
 
 
 class Config(BaseModel):
@@ -104,7 +95,7 @@ class Config(BaseModel):
         return device
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Return the configuration in a TOML file, with `overrides` such as "training.epochs=3" applied.
 
     Relative paths in it start at the file's folder. A file that gives no name is the configuration of a run of its own
@@ -113,6 +104,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: one sentence for each thing that is wrong.
     """
+    path = Path(path)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as problem:
@@ -152,12 +144,6 @@ def parse_config(data: Mapping[str, Any], base: Path) -> Config:
 def config_toml(config: Config) -> str:
     """Return the resolved configuration as TOML: every value, also those that were defaults."""
     return tomlkit.dumps(_without_none(config.model_dump(mode="json")))
-
-
-def differences(one: Config, other: Config) -> list[str]:
-    """Return the dotted names of all values in which two configurations differ."""
-    flat_one, flat_other = dict(_flat(one.model_dump(mode="json"))), dict(_flat(other.model_dump(mode="json")))
-    return sorted(key for key in flat_one.keys() | flat_other.keys() if flat_one.get(key) != flat_other.get(key))
 
 
 def changes(one: Config, other: Config) -> list[str]:
