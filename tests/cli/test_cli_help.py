@@ -2,6 +2,9 @@ import subprocess
 import sys
 
 import pytest
+import typer
+
+from pplr.cli.app import app
 
 COMMANDS = [
     ["demo"], ["init"], ["run"], ["evaluate"], ["recommend"], ["compare"], ["models", "list"], ["models", "pull"],
@@ -22,6 +25,18 @@ def test_help_fits_eighty_columns(cli, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     lines = cli(*command, "--help").stdout.splitlines()
     assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_argument_and_option_is_explained(cli, command):
+    """No cell of help is empty: one version of click lost the help of arguments on its way through typer."""
+    found = typer.main.get_command(app)
+    for word in command:
+        found = found.commands[word]
+    shown = " ".join(cli(*command, "--help").stdout.replace("│", " ").split())
+    for parameter in found.params:
+        assert parameter.help, parameter.name
+        assert parameter.help.replace("`", "").split(". ")[0][:30] in shown, parameter.name
 
 
 def test_every_command_is_listed(cli):

@@ -54,6 +54,16 @@ def test_evaluate_measures_the_same_again(cli, finished):
     assert "this run (pplr)" in cli("evaluate", finished[0], "--quiet").stdout
 
 
+def test_a_user_of_the_data_needs_no_client(cli, finished):
+    out = finished[0]
+    example = json.loads((out / "examples.json").read_text())[-1]
+    words = ("--user", example["user"], "-k", 3, "--quiet", "--json")
+    named = cli("recommend", out, "--client", example["client"], *words)
+    assert cli("recommend", out, *words).stdout == named.stdout
+    assert json.loads(named.stdout)["client"] == example["client"]
+    assert cli("recommend", out, "--user", "nobody", "--quiet").exit_code == 2
+
+
 def test_recommend_to_a_user_of_the_data(cli, finished):
     out = finished[0]
     example = json.loads((out / "examples.json").read_text())[0]
@@ -81,7 +91,10 @@ def test_recommend_to_a_history_of_titles(cli, finished, workplace):
 @pytest.mark.parametrize(
     ("words", "sentences"),
     [
-        (["--user", "u1"], "Name a client with --client. This run has client-0, client-1."),
+        (
+            ["--history", "x"],
+            "Say with --client whose model is asked about this history. This run has client-0, client-1.",
+        ),
         (["--client", "client-0"], "give either --user"),
         (["--client", "client-0", "--user", "u1", "--history", "x"], "give either --user"),
         (["--client", "klient-0", "--user", "u1"], "Did you mean 'client-0'?"),

@@ -27,7 +27,7 @@ def recommend(
     run: RunFolder,
     client: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Whose model; may be left out where there is one.", show_default=False),
+        typer.Option(metavar="NAME", help="Whose model; a user's own where it is left out.", show_default=False),
     ] = None,
     user: Annotated[
         str | None, typer.Option(metavar="ID", help="A user of the client's data.", show_default=False)
@@ -45,7 +45,7 @@ def recommend(
     A title that contains a semicolon is given by its item id.
 
     Examples:
-      pplr recommend runs/games --client client-0 --user 1234
+      pplr recommend runs/games --user 1234
       pplr recommend runs/demo --client client-3 --history "Alien (1979); Heat (1995)" -k 5
       pplr recommend runs/games --client client-0 --user 1234 --quiet --json
     """
@@ -55,8 +55,10 @@ def recommend(
         from pplr.recommender import Recommender
 
         recommender = Recommender.load(run, observer)
+        if client is None:
+            client = recommender.owner(user) if user is not None else _only(recommender.clients)
         found = recommender.recommend(
-            client if client is not None else _only(recommender.clients),
+            client,
             user=user,
             history=_titles(history) if history else None,
             k=k,
@@ -88,7 +90,7 @@ def print_recommendations(found: Recommendations, console: Console) -> None:
 def _only(clients: tuple[str, ...]) -> str:
     if len(clients) == 1:
         return clients[0]
-    raise ConfigError(f"Name a client with --client. This run has {', '.join(clients)}.")
+    raise ConfigError(f"Say with --client whose model is asked about this history. This run has {', '.join(clients)}.")
 
 
 def _titles(history: list[str]) -> list[str]:
