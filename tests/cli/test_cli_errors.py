@@ -1,7 +1,9 @@
 import json
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -111,3 +113,50 @@ def test_json_of_a_real_process_parses():
     done = pplr("models", "list", "--json")
     assert done.returncode == 0
     assert "minilm" in [model["name"] for model in json.loads(done.stdout)]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_full_disk_behind_the_output_loses_no_training(workplace, stream):
+    out = workplace / f"full {stream}"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pplr", "run", workplace / "shop.toml", "--out", out],
+            check=False, timeout=300, text=True,
+            **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {stream: full}),
+        )  # fmt: skip
+    assert (out / "report.html").is_file()
+    if stream == "stdout":
+        assert done.returncode == 7
+        assert "The output cannot be written: No space left on device." in done.stderr
+        assert "Traceback" not in done.stderr
+    else:
+        assert done.returncode == 0
+        assert "Worst client" in done.stdout
+
+
+def test_training_goes_on_when_nobody_reads_its_progress(workplace):
+    out = workplace / "unread"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pplr", "run", workplace / "shop.toml", "--out", out],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    process.stderr.close()
+    assert b"Worst client" in process.stdout.read()
+    process.stdout.close()
+    assert process.wait(timeout=300) == 0
+    assert (out / "report.html").is_file()
+
+
+def test_interrupting_before_training_says_that_nothing_was_lost(workplace):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pplr", "run", workplace / "shop.toml", "--out", workplace / "early"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert "Interrupted" in stderr
+    assert "Traceback" not in stderr

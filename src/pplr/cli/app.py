@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import click
@@ -20,8 +21,8 @@ from pplr.cli import (
     recommend,
     run,
 )
-from pplr.cli.terminal import say, show_error
-from pplr.errors import PplrError
+from pplr.cli.terminal import say, show_error, silence
+from pplr.errors import PplrError, StorageError
 
 
 class Commands(TyperGroup):
@@ -34,6 +35,12 @@ class Commands(TyperGroup):
         except PplrError as error:
             show_error(error)
             raise typer.Exit(error.exit_code) from error
+        except OSError as problem:
+            if problem.filename is not None or isinstance(problem, BrokenPipeError):
+                raise
+            silence(sys.stdout)  # only streams that are open already fail without a name
+            show_error(StorageError(f"The output cannot be written: {problem.strerror}. Send it somewhere else."))
+            raise typer.Exit(StorageError.exit_code) from problem
         except KeyboardInterrupt as interrupt:
             say("Interrupted.")
             raise typer.Exit(INTERRUPTED) from interrupt
@@ -81,7 +88,7 @@ def pplr(
       pplr init --events FILE --items FILE
                                          write a configuration for your data
       pplr run pplr.toml                 train, measure, write a report
-      pplr recommend runs/run --client client-0 --user 1234
+      pplr recommend runs/pplr --user 1234
 
     Exit codes: 0 done, 1 unexpected error, 2 command line or configuration,
     3 data, 4 model, 5 run folder, 6 a number that is not finite, 7 disk,

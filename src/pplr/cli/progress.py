@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from rich.text import Text
 
 from pplr.cli.progress_track import ClientTrack, Track
 from pplr.cli.progress_words import client_line, duration, lines, number
-from pplr.cli.terminal import messages, say
+from pplr.cli.terminal import messages, say, silence
 
 if TYPE_CHECKING:
     from pplr.federation.events import Event, Observer
@@ -39,13 +40,28 @@ def watching(*, quiet: bool = False) -> Iterator[Observer]:
         yield _nothing
     elif console.is_terminal:
         with LiveDisplay(console) as display:
-            yield display
+            yield _Forgiving(display)
     else:
-        yield PlainLog(console)
+        yield _Forgiving(PlainLog(console))
 
 
 def _nothing(_: Event) -> None:
     """Show nothing."""
+
+
+class _Forgiving:
+    """Observer that shows nothing more once its display cannot be written: the work goes on without it."""
+
+    def __init__(self, display: Observer) -> None:
+        self._display = display
+
+    def __call__(self, event: Event) -> None:
+        """Pass the event on."""
+        try:
+            self._display(event)
+        except OSError:
+            self._display = _nothing
+            silence(sys.stderr)
 
 
 class PlainLog:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from pplr.cli.measures import print_measures
 from pplr.cli.options import AsJson, Quiet
 from pplr.cli.progress import watching
 from pplr.cli.terminal import results, say, shown_path, write_json
+
+if TYPE_CHECKING:
+    from pplr.federation.events import Event
 
 
 def run(
@@ -42,15 +45,25 @@ def run(
       pplr run pplr.toml --resume
       pplr run pplr.toml --quiet --json > result.json
     """
+    begun = False
     try:
         with watching(quiet=quiet) as observer:
             from pplr.config import load_config
             from pplr.runner import run as train
 
             settings = load_config(config, overrides or ())
-            result = train(settings, out, resume=resume, overwrite=overwrite, observer=observer)
+
+            def noting(event: Event) -> None:
+                nonlocal begun
+                begun = begun or event.name in {"resumed", "round_started"}
+                observer(event)
+
+            result = train(settings, out, resume=resume, overwrite=overwrite, observer=noting)
     except KeyboardInterrupt as interrupt:
-        say(f"Interrupted. Go on with: {_again(config, overrides or [], out)}")
+        if begun:
+            say(f"Interrupted. Go on with: {_again(config, overrides or [], out)}")
+        else:
+            say("Interrupted before the first round: nothing was trained. Give the same command again.")
         raise typer.Exit(INTERRUPTED) from interrupt
     if as_json:
         write_json({"folder": str(result.folder), **result.metrics})

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 
@@ -48,9 +48,24 @@ def show_error(error: PplrError) -> None:
 
 
 def say(text: str, console: Console | None = None) -> None:
-    """Write a line of plain text, by default to stderr; long ones are broken on a terminal only."""
+    """Write a line of plain text, by default to stderr; long ones are broken on a terminal only.
+
+    Where stderr cannot be written the line is lost and the work goes on: results are worth more than messages.
+    """
     console = console or messages()
-    console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+    try:
+        console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+    except OSError:
+        if not console.stderr:
+            raise
+        silence(sys.stderr)
+
+
+def silence(stream: TextIO) -> None:
+    """Send what is still written to a stream that cannot be written to nowhere, also at the end of the process."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def shown_path(path: Path) -> str:
@@ -59,8 +74,17 @@ def shown_path(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
+class _Messages(Console):
+    """The console on stderr: a reader that has gone away is no reason to stop the work."""
+
+    def on_broken_pipe(self) -> None:
+        """Fall silent."""
+        self.quiet = True
+        silence(sys.stderr)
+
+
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr)
+    console = _Messages(stderr=True) if stderr else Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = FILE_WIDTH
     return console
