@@ -203,3 +203,13 @@ def test_dropout_is_drawn_in_training_only():
 
     assert loss(False, 0) == loss(False, 1)
     assert loss(True, 0) == loss(True, 0) != loss(True, 1)
+
+
+def test_scores_do_not_depend_on_whose_history_is_read_together():
+    data = tiny.dataset()
+    backbone = tiny.sequence_backbone(data)
+    parameters = backbone.layout.views(backbone.layout.initial_row(3))
+    table = backbone.item_embeddings(parameters)
+    rows = [np.arange(length, dtype=np.int64) % 30 for length in (1, 9, 2, 6, 1, 4)]
+    alone = torch.cat([backbone.scores(parameters, table, [row]) for row in rows])
+    torch.testing.assert_close(backbone.scores(parameters, table, rows), alone, rtol=1e-5, atol=1e-5)

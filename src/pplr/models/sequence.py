@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
 from pplr.models.backbone import Backbone, Loss, Parameters
-from pplr.models.batching import padded
+from pplr.models.batching import padded, sorted_batches
 from pplr.models.layout import Layout, ParameterSpec, kaiming, zeros
 from pplr.models.lora import AdapterSettings, Lora
 from pplr.models.sequence_network import hidden_states, last_states, network_specs
@@ -32,6 +32,9 @@ from pplr.models.text import item_texts
 from pplr.models.vectors import Tokens, encode, standardised, text_vectors, tokenise
 
 Where = Literal["shared", "private", "none"]
+
+SCORED_ITEMS = 2048
+"""Items of histories, padding counted, that are read at once for scoring: short histories are not padded to long ones."""
 
 
 class SequenceSettings(BaseModel):
@@ -208,9 +211,13 @@ class SequenceBackbone(Backbone[ItemSequences]):
     @torch.no_grad()
     def scores(self, parameters: Parameters, table: Tensor, histories: Sequence[Ints]) -> Tensor:
         """Return [histories, items] scores; `table` [items, width] are the item embeddings of these parameters."""
-        items, mask = padded([row[-self.settings.positions :] for row in histories], self.device)
-        states = self._states(parameters, table[items], 0.0)
-        return self._logits(parameters, table, last_states(states, mask.sum(1)))
+        rows = [row[-self.settings.positions :] for row in histories]
+        last = table.new_empty(len(rows), self.settings.width)
+        for part in sorted_batches(np.asarray([len(row) for row in rows], np.int64), SCORED_ITEMS):
+            items, mask = padded([rows[i] for i in part], self.device)
+            states = self._states(parameters, table[items], 0.0)
+            last[torch.from_numpy(part).to(self.device)] = last_states(states, mask.sum(1))
+        return self._logits(parameters, table, last)
 
     @torch.no_grad()
     def item_embeddings(self, parameters: Parameters) -> Tensor:
