@@ -23,7 +23,7 @@ from pplr.runner import RunResult, run
 from pplr.wiring import Parts, prepare
 
 StrategyName = Literal["pplr", "fedavg", "local", "centralised"]
-_ROUNDS = {"sequence": 20, "encoder": 6, "generative": 6}
+_ROUNDS = {"sequence": 28, "encoder": 6, "generative": 6}
 
 
 @dataclass(frozen=True)

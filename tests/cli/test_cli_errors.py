@@ -153,7 +153,7 @@ def test_interrupting_before_training_says_that_nothing_was_lost(workplace):
         [sys.executable, "-m", "pplr", "run", workplace / "shop.toml", "--out", workplace / "early"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    time.sleep(0.5)
+    process.stderr.readline()  # the program is up, and has read the data
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 130
