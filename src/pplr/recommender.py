@@ -60,13 +60,22 @@ class Recommendations:
 class Recommender:
     """A finished run, ready to recommend: the model is loaded once, a client's parameters are a row."""
 
-    def __init__(self, config: Config, rows: dict[str, Tensor], dataset: Dataset, backbone: Backbone[Any]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        rows: dict[str, Tensor],
+        dataset: Dataset,
+        backbone: Backbone[Any],
+        *,
+        regrouped: bool = False,
+    ) -> None:
+        """Recommend from the rows of a run; `regrouped` says that users may belong to other clients than in the run."""
         self._config = config
         self._rows = rows
         self._dataset = dataset
         self._backbone = backbone
         self._scorers: dict[str, CatalogueScorer] = {}
-        self._regrouped = False
+        self._regrouped = regrouped
 
     @classmethod
     def load(cls, folder: Path | str, observer: Observer = ignore) -> Recommender:
@@ -80,11 +89,8 @@ class Recommender:
         backbone, files = load_backbone(config, dataset.catalogue, observer)
         made_from = origin(dataset, files.digest, backbone.layout.digest)
         check_origin(Path(folder), made_from, only=("items", "model", "parameters"))
-        recommender = cls(config, rows, dataset, backbone)
-        recommender._regrouped = config.clients.kind != "column" and bool(
-            changed_since(Path(folder), made_from, only=("training events",))
-        )
-        return recommender
+        changed = changed_since(Path(folder), made_from, only=("training events",))
+        return cls(config, rows, dataset, backbone, regrouped=config.clients.kind != "column" and bool(changed))
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -110,9 +116,10 @@ class Recommender:
         if k < 1:
             raise ConfigError(f"k = {k}, but at least one item must be asked for.")
         items = self._of_user(client, user) if user is not None else self._of_titles(history or ())
-        scores = self._scorer(client).scores(_query(items))
+        scorer = self._scorer(client)
+        scores = scorer.scores(_query(items), wanted=k)
         masked = Ragged.from_rows([items]) if self._config.evaluation.mask_history else None
-        best = [item for item in top_items(scores, masked, k)[0].tolist() if item >= 0]
+        best = [item for item in top_items(scores, masked, k, scorer.nothing)[0].tolist() if item >= 0]
         catalogue = self._dataset.catalogue
         return Recommendations(
             client,

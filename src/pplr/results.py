@@ -156,8 +156,10 @@ def examples(parts: Parts, clients: Sequence[Client], rows: Mapping[str, Tensor]
 def _examples_of(parts: Parts, client: str, row: Tensor, queries: Queries) -> list[dict[str, Any]]:
     backbone, catalogue = parts.backbone, parts.dataset.catalogue
     parameters = backbone.layout.views(row.to(backbone.device))
-    scores = backbone.scorer(parameters).scores(queries)
-    best = top_items(scores, queries.histories, SHOWN)
+    scorer = backbone.scorer(parameters)
+    scores = scorer.scores(queries, wanted=SHOWN)
+    masked = queries.histories if parts.config.evaluation.mask_history else None
+    best = top_items(scores, masked, SHOWN, scorer.nothing)
     written: list[list[str]] = [[] for _ in range(len(queries))]
     if isinstance(backbone, GenerativeBackbone):
         from pplr.models.grounding import write, written_texts

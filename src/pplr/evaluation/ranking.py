@@ -133,15 +133,16 @@ def row_chunks(rows: int, items: int, elements: int = PAIR_ELEMENTS) -> Iterator
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
-def top_items(scores: torch.Tensor, histories: Ragged | None, k: int) -> torch.Tensor:
+def top_items(scores: torch.Tensor, histories: Ragged | None, k: int, nothing: float = -torch.inf) -> torch.Tensor:
     """Return the item codes of the `k` best items of every row, best first: [queries, min(k, items)].
 
     Args:
         scores: [queries, items], all finite.
         histories: items never to be recommended, one row per row of scores, or None.
         k: length of the lists, at least 1.
+        nothing: items with this score or a lower one are not recommended.
 
-    Equal scores are ordered by item code. Where fewer than `k` items are left unmasked the row ends in -1.
+    Equal scores are ordered by item code. Where fewer than `k` items are left the row ends in -1.
 
     Raises:
         NumericalError: a score is not finite.
@@ -161,7 +162,7 @@ def top_items(scores: torch.Tensor, histories: Ragged | None, k: int) -> torch.T
     chosen = above | (level & (level.cumsum(dim=1) <= room))
     codes = chosen.nonzero()[:, 1].reshape(len(scores), k)
     best, order = scores.gather(1, codes).sort(dim=1, descending=True, stable=True)
-    return codes.gather(1, order).masked_fill(best == -torch.inf, -1)
+    return codes.gather(1, order).masked_fill(best <= nothing, -1)
 
 
 def _compare(scores: torch.Tensor, rows: Ints, items: Ints) -> tuple[Floats, Floats]:

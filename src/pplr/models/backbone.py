@@ -6,6 +6,7 @@ comes in as `parameters`: the named parts of one row of the adapter bank.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,11 +39,23 @@ class Examples(Protocol):
         """Return the given examples, in the given order."""
 
 
-class CatalogueScorer(Protocol):
-    """Scores every item of the catalogue for a batch of users, with one client's parameters."""
+class CatalogueScorer(ABC):
+    """Scores every item of the catalogue for a batch of users, with one client's parameters.
 
-    def scores(self, queries: Queries) -> Tensor:
-        """Return [len(queries), items] float scores, higher is better."""
+    Attributes:
+        nothing: the score of items about which the scorer knows nothing; they tie in rankings, and are never
+            recommended. Minus infinity where every item has a score of its own.
+    """
+
+    nothing: float = -math.inf
+
+    @abstractmethod
+    def scores(self, queries: Queries, wanted: int = 0) -> Tensor:
+        """Return [len(queries), items] float scores, higher is better.
+
+        A scorer that searches, instead of comparing all items, searches widely enough to find `wanted` items outside
+        of each history.
+        """
 
 
 @dataclass(frozen=True)

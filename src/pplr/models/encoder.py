@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
-from pplr.models.backbone import Backbone, Loss, Parameters, Refresh
+from pplr.models.backbone import Backbone, CatalogueScorer, Loss, Parameters, Refresh
 from pplr.models.batching import padded
 from pplr.models.examples import next_items
 from pplr.models.layout import Layout, ParameterSpec, zeros
@@ -184,7 +184,7 @@ class EncoderBackbone(Backbone[HistoryExamples]):
         return HistoryExamples(histories, targets, lengths)
 
 
-class EncoderScorer:
+class EncoderScorer(CatalogueScorer):
     """Scores with one client's parameters; item vectors are computed once."""
 
     def __init__(self, backbone: EncoderBackbone, parameters: Parameters) -> None:
@@ -192,7 +192,7 @@ class EncoderScorer:
         self._parameters = parameters
         self._vectors = backbone.encode_catalogue(parameters)
 
-    def scores(self, queries: Queries) -> Tensor:
+    def scores(self, queries: Queries, wanted: int = 0) -> Tensor:
         """Return [len(queries), items] scores."""
         if self._vectors is None:
             raise ValueError("The encoder needs item vectors.")

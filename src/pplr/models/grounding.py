@@ -35,18 +35,24 @@ class Written:
     log_probabilities: tuple[float, ...]
 
 
-def write(backbone: GenerativeBackbone, parameters: Parameters, histories: list[Ints], *, free: bool) -> Beams:
-    """Return the beams for each history, searched freely or among the catalogue's titles only."""
+def write(
+    backbone: GenerativeBackbone, parameters: Parameters, histories: list[Ints], *, free: bool, beams: int | None = None
+) -> Beams:
+    """Return the beams for each history, searched freely or among the catalogue's titles only.
+
+    `beams` is the width of the search; None takes the backbone's setting.
+    """
     ids, mask = backbone.prompt_batch(histories)
     with backbone.lora.bound(parameters), torch.no_grad():
         return beam_search(
             backbone.model,
             ids,
             mask,
-            beams=backbone.settings.beams,
+            beams=backbone.settings.beams if beams is None else beams,
             max_new_tokens=backbone.settings.title_tokens + 1,
             eos=backbone.eos,
             trie=None if free else backbone.trie,
+            same_weights=True,
         )
 
 
@@ -68,27 +74,45 @@ def grounded_scorer(backbone: GenerativeBackbone, parameters: Parameters) -> Cat
     return kind(backbone, parameters)
 
 
-class CatalogueGrounding:
+class CatalogueGrounding(CatalogueScorer):
     """Items that a beam wrote score by the beam; all others tie below them, so that ties share their expected rank."""
+
+    nothing = 0.0
 
     def __init__(self, backbone: GenerativeBackbone, parameters: Parameters) -> None:
         self._backbone = backbone
         self._parameters = parameters
 
-    def scores(self, queries: Queries) -> Tensor:
-        """Return [len(queries), items]: the number of beams a title beats, 0 where no beam wrote it."""
-        beams = write(self._backbone, self._parameters, list(queries.histories), free=False)
-        scores = torch.zeros(len(queries), len(self._backbone.titles))
-        count = beams.tokens.shape[1]
-        for user in range(len(queries)):
-            for beam in reversed(range(count)):
-                leaf = int(beams.leaves[user, beam])
+    def scores(self, queries: Queries, wanted: int = 0) -> Tensor:
+        """Return [len(queries), items]: the number of beams a title beats, itself included; 0 where no beam wrote it.
+
+        Beams are as many as the settings say, or `wanted` where that is more; they are doubled until every user has
+        `wanted` items outside of the history, or all titles.
+        """
+        histories = list(queries.histories)
+        if not histories:
+            return torch.zeros(0, self._backbone.items)
+        beams = max(self._backbone.settings.beams, wanted)
+        while True:
+            scores = self._of(write(self._backbone, self._parameters, histories, free=False, beams=beams))
+            found = scores > self.nothing
+            for user, history in enumerate(histories):
+                found[user, torch.from_numpy(history)] = False
+            if beams >= self._backbone.items or int(found.sum(dim=1).min()) >= wanted:
+                return scores
+            beams = min(2 * beams, self._backbone.items)
+
+    def _of(self, beams: Beams) -> Tensor:
+        users, count = beams.leaves.shape
+        scores = torch.full((users, self._backbone.items), self.nothing)
+        for user, leaves in enumerate(beams.leaves.tolist()):
+            for beam, leaf in enumerate(leaves):
                 if leaf >= 0:
                     scores[user, torch.from_numpy(self._backbone.trie.items(leaf))] = float(count - beam)
         return scores
 
 
-class EmbeddingGrounding:
+class EmbeddingGrounding(CatalogueScorer):
     """All items score by the closeness of their title to the best beam's text (BIGRec, arXiv:2308.08434, section 3)."""
 
     def __init__(self, backbone: GenerativeBackbone, parameters: Parameters) -> None:
@@ -96,7 +120,7 @@ class EmbeddingGrounding:
         self._parameters = parameters
         self._titles = backbone.title_states
 
-    def scores(self, queries: Queries) -> Tensor:
+    def scores(self, queries: Queries, wanted: int = 0) -> Tensor:
         """Return [len(queries), items]: minus the L2 distance."""
         beams = write(self._backbone, self._parameters, list(queries.histories), free=True)
         best = [beams.tokens[user, 0, : int(beams.lengths[user, 0])].tolist() for user in range(len(queries))]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
-from pplr.models.backbone import Backbone, Loss, Parameters
+from pplr.models.backbone import Backbone, CatalogueScorer, Loss, Parameters
 from pplr.models.batching import padded, sorted_batches
 from pplr.models.layout import Layout, ParameterSpec, kaiming, zeros
 from pplr.models.lora import AdapterSettings, Lora
@@ -271,7 +271,7 @@ def _item_tokens(settings: SequenceSettings, catalogue: Catalogue, tokenizer: An
     return tokenise(tokenizer, item_texts(catalogue, settings.attributes), settings.item_tokens)
 
 
-class SequenceScorer:
+class SequenceScorer(CatalogueScorer):
     """Scores with one client's parameters; item embeddings are computed once."""
 
     def __init__(self, backbone: SequenceBackbone, parameters: Parameters) -> None:
@@ -279,6 +279,6 @@ class SequenceScorer:
         self._parameters = parameters
         self._table = backbone.item_embeddings(parameters)
 
-    def scores(self, queries: Queries) -> Tensor:
+    def scores(self, queries: Queries, wanted: int = 0) -> Tensor:
         """Return [len(queries), items] scores."""
         return self._backbone.scores(self._parameters, self._table, list(queries.histories))

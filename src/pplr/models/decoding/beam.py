@@ -54,7 +54,28 @@ def beam_search(
     length_penalty: float = 1.0,
     same_weights: bool = False,
 ) -> Beams:
-    """..."""
+    """Return the best `beams` continuations of each prompt, all of them texts that end, or titles of `trie` where given.
+
+    Users advance at their own pace: what the model reads is cut to what searches need next (reading_plan.py), and
+    results equal those of transformers' `generate` (search.py).
+
+    Args:
+        model: a causal language model of transformers, with adapters bound to it or not.
+        input_ids: [users, prompt] prompts, padded on the left.
+        attention_mask: [users, prompt], 0 at padding.
+        beams: width of the search, and number of continuations returned.
+        max_new_tokens: longest continuation, the end token included; longer ones are cut there.
+        eos: token that ends a text.
+        trie: titles to choose among; None searches freely.
+        length_penalty: exponent of the length by which a sum of log-probabilities is divided; 0 compares sums.
+        same_weights: say True where every user is read by the same weights. Then what all prompts begin with is read
+            once, and users who are done leave the batch. Adapters of a row per sample need False: rows keep their places.
+
+    Raises:
+        DataError: a prompt is empty or not padded on the left.
+        ModelError: the model's kind of attention cannot take a mask of its own.
+        NumericalError: a log-probability is not a number.
+    """
     users, k = len(input_ids), 2 * beams
     tree = TokenTree(users, k)
     search = BeamSearch(tree, users, beams, max_new_tokens, eos, length_penalty)
