@@ -58,7 +58,7 @@ def test_overrides(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"), [(None, "pplr init"), ("a = = 1", "not valid TOML"), (b"\xff\xfe", "cannot be read")]
+    ("content", "expected"), [(None, "pplr init"), ("a = = 1", "not valid TOML"), (b"\xff\xfe", "not UTF-8 text")]
 )
 def test_unreadable_files(tmp_path, content, expected):
     path = tmp_path / "c.toml"

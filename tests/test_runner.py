@@ -84,6 +84,7 @@ def test_a_run_leaves_everything_behind(finished):
         "examples.json",
         "rows.safetensors",
         "run.json",
+        ".lock",
     }
     assert expected | {"adapters", "checkpoints", "report.html"} == names
     metrics = json.loads((finished.folder / "metrics.json").read_text())

@@ -16,7 +16,7 @@ from pplr.config_problems import prepared, sentences
 from pplr.config_schema import written
 from pplr.data.clients import ClientSettings, KMeansClients
 from pplr.data.settings import DataSettings, absolute, resolve_paths
-from pplr.errors import ConfigError
+from pplr.errors import ConfigError, command
 from pplr.federation.settings import FederationSettings
 from pplr.federation.strategies import STRATEGIES, Pplr, Strategy
 from pplr.models.hub.registry import find
@@ -108,8 +108,16 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as problem:
-        raise ConfigError(f"The configuration {path} does not exist. Write one with `pplr init {path}`.") from problem
-    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError(
+            f"The configuration {path} does not exist. Write one with `{command('pplr', 'init', path)}`."
+        ) from problem
+    except IsADirectoryError as problem:
+        raise ConfigError(f"{path} is a folder. Name the configuration file in it.") from problem
+    except UnicodeDecodeError as problem:
+        raise ConfigError(
+            f"{path} is no TOML: byte {problem.start} is not UTF-8 text. Name a configuration, and save it as UTF-8."
+        ) from problem
+    except OSError as problem:
         raise ConfigError(f"The configuration {path} cannot be read: {problem}.") from problem
     except tomllib.TOMLDecodeError as problem:
         raise ConfigError(f"The configuration {path} is not valid TOML: {problem}.") from problem

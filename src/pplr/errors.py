@@ -16,6 +16,7 @@ The command line prints it without a traceback and exits with `exit_code`.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -82,3 +83,8 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the allowed name closest to `name`, or "" where none is close."""
     matches = get_close_matches(name, list(allowed), n=1, cutoff=0.6)
     return f" Did you mean '{matches[0]}'?" if matches else ""
+
+
+def command(*words: object) -> str:
+    """Return a command line that can be copied into a shell: pplr run 'my shop.toml'."""
+    return shlex.join(str(word) for word in words)

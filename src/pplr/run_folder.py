@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from pplr.config import Config, changes, config_toml, load_config
 from pplr.data.dataset import Dataset, Part
-from pplr.errors import ConfigError, RunError
+from pplr.errors import ConfigError, RunError, StorageError
 from pplr.storage import delete, make_folder, write_text
 
 MARK = "run.json"
@@ -17,6 +20,8 @@ MARK = "run.json"
 CONFIG, EVENTS, METRICS, ROWS = "config.toml", "events.jsonl", "metrics.json", "rows.safetensors"
 PER_USER, EXAMPLES, REPORT = "per_user.parquet", "examples.json", "report.html"
 ADAPTERS, CHECKPOINTS = "adapters", "checkpoints"
+LOCK = ".lock"
+"""Held by the process that trains in the folder."""
 OWNED = (METRICS, REPORT, ROWS, PER_USER, EXAMPLES, ADAPTERS, CHECKPOINTS, EVENTS, CONFIG, MARK)
 """All that a run writes into its folder; nothing else in it is ever touched."""
 
@@ -77,8 +82,32 @@ def check(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> Non
             f"There is already a run in {folder}. Go on with it (--resume), replace it (--overwrite), or choose "
             "another folder (--out)."
         )
-    elif not occupied and folder.is_dir() and any(folder.iterdir()):
+    elif not occupied and folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise RunError(f"{folder} is not empty and holds no run. Choose another --out.")
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep all other processes from training in the folder until the block ends; a process that dies lets go.
+
+    Raises:
+        RunError: another process is training in it.
+        StorageError: the folder cannot be made or written.
+    """
+    make_folder(folder)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as problem:
+        raise RunError(
+            f"Another process is training in {folder} right now. Wait for its end, or choose another folder (--out)."
+        ) from problem
+    except OSError as problem:
+        raise StorageError(f"{folder} cannot be written: {problem.strerror}. Choose another --out.") from problem
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_configuration(folder: Path, config: Config) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from pplr import run_folder
 from pplr.config import Config, load_config
 from pplr.data.dataset import Part
-from pplr.errors import ConfigError, RunError
+from pplr.errors import ConfigError, RunError, command
 from pplr.federation import Client, Coordinator
 from pplr.federation.checkpoints import CheckpointStore
 from pplr.federation.coordinator import Progress
@@ -66,12 +66,18 @@ def run(
     log = EventLog(folder / EVENTS)
     observe = several([log, observer])
     parts = prepare(config, observe)
-    if resume:
-        run_folder.check_origin(folder, parts.origin())
-    else:
-        run_folder.claim(folder, config, parts.origin())  # nothing in the folder was touched before
-    log.open()
-    trainers = parts.trainers()
+    with run_folder.held(folder):  # nothing in the folder was touched before
+        run_folder.check(folder, config, resume=resume, overwrite=overwrite)  # again: another process may have used it
+        if resume:
+            run_folder.check_origin(folder, parts.origin())
+        else:
+            run_folder.claim(folder, config, parts.origin())
+        log.open()
+        return _train(folder, parts, resume, observe)
+
+
+def _train(folder: Path, parts: Parts, resume: bool, observe: Observer) -> RunResult:
+    config, trainers = parts.config, parts.trainers()
     store = CheckpointStore(folder / CHECKPOINTS)
     coordinator = Coordinator(
         InProcessEngine(trainers),
@@ -122,7 +128,8 @@ def load_run(folder: Path) -> tuple[Config, dict[str, Tensor]]:
         raise RunError(f"There is no run in {folder}: it has no {CONFIG}. Give the folder that `pplr run` printed.")
     if not (folder / ROWS).is_file() or not (folder / METRICS).is_file():
         raise RunError(
-            f"The run in {folder} is not finished. Go on with `pplr run {folder / CONFIG} --out {folder} --resume`."
+            f"The run in {folder} is not finished. Go on with "
+            f"`{command('pplr', 'run', folder / CONFIG, '--out', folder, '--resume')}`."
         )
     try:
         return load_config(folder / CONFIG), load_file(folder / ROWS)

@@ -119,6 +119,6 @@ def _disk(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as problem:  # safetensors reports a full disk as its own error
         reason = getattr(problem, "strerror", None) or problem
         raise StorageError(
-            f"{path} cannot be written: {reason}. Make room on the disk or choose another folder "
-            "with --out; what was complete before is still there, and `--resume` goes on from it."
+            f"{path} cannot be written: {reason}. Make room on the disk, or write to another place; what was complete "
+            "before is still there."
         ) from problem

@@ -95,6 +95,7 @@ def prepare(config: Config, observer: Observer) -> Parts:
     _check_usable(dataset)
     assignment = assign_clients(dataset, config.clients, config.seed)
     owners = client_data(dataset, assignment)
+    _check_participation(config, len(owners))
     observer(Event("clients_made", data={"sizes": {owner.name: len(owner.users) for owner in owners}}))
     middle = time.perf_counter()
     backbone, files = load_backbone(config, dataset.catalogue, observer)
@@ -118,12 +119,23 @@ def _check_usable(dataset: Dataset) -> None:
         )
 
 
+def _check_participation(config: Config, clients: int) -> None:
+    wanted = config.federation.participation
+    if isinstance(wanted, int) and wanted > clients:
+        raise ConfigError(
+            f"federation.participation = {wanted}, but there are {clients} clients. Give {clients} at most, or a share "
+            "such as 0.5."
+        )
+
+
 def load_backbone(config: Config, catalogue: Catalogue, observer: Observer) -> tuple[Backbone[Any], ModelFiles]:
     """Return the backbone that the configuration names over a catalogue, and the files of its language model."""
     settings, device = config.backbone, choose_device(config.device)
     observer(Event("loading", data={"what": f"model {settings.model}"}, transient=True))
     files = resolve(
-        settings.model, progress=lambda text: observer(Event("loading", data={"what": text}, transient=True))
+        settings.model,
+        progress=lambda text: observer(Event("loading", data={"what": text}, transient=True)),
+        terms=lambda text: observer(Event("model_terms", data={"model": settings.model, "terms": text})),
     )
     if isinstance(settings, GenerativeSettings):
         from pplr.models.generative import GenerativeBackbone

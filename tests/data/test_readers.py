@@ -105,7 +105,13 @@ def test_movielens_csv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("e.csv", b"", "cannot be read as csv"),
+        ("e.csv", b"", "is empty"),
+        ("e.csv", "user_id,item_id\n1,2\n".encode("utf-16"), "iconv -f utf-16"),
+        ("e.csv", b"user_id,item_id\n1,\x002\n", r"byte 18\), so it is damaged"),
+        ("e.csv", b"PK\x03\x04 and so on", "a spreadsheet, not text. Save its table as CSV"),
+        ("e.inter", b"PAR1 and so on", "Set data.format to parquet"),
+        ("ratings.dat", b"", "is empty"),
+        ("e.csv.gz", b"BZh91AY and so on", "packed with bzip2"),
         ("e.csv", b"user_id,item_id\n", "has no rows"),
         ("e.csv", b"user_id,item_id\n1,2,3\n4,5\n", "more fields"),
         ("e.csv", "user_id,item_id\n1,caf\u00e9\n".encode("latin-1"), "is not UTF-8 text"),

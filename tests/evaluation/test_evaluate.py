@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pplr.data.dataset import Queries, Ragged
-from pplr.errors import DataError, RunError, StorageError
+from pplr.errors import DataError
 from pplr.evaluation.evaluate import UserMetrics, evaluate
 
 
@@ -82,32 +79,6 @@ def test_overall_is_the_mean_over_users_with_a_value() -> None:
     assert metrics.overall()["recall@5"] == 0.75
     assert np.isnan(metrics.overall()["x"])
     assert len(metrics) == 3
-
-
-def test_metrics_survive_their_file(tmp_path: Path) -> None:
-    table, queries = random_case(5)
-    metrics = evaluate(Table(table), queries, 30)
-    metrics.values["recall@5"][3] = np.nan  # type: ignore[index]
-    metrics.save(tmp_path / "users.parquet")
-    same(UserMetrics.load(tmp_path / "users.parquet"), metrics)
-    assert [path.name for path in tmp_path.iterdir()] == ["users.parquet"]
-
-
-def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
-    metrics = UserMetrics(np.array([0]), {"recall@5": np.array([1.0])})
-    with pytest.raises(StorageError, match="could not be written"):
-        metrics.save(tmp_path / "nowhere" / "users.parquet")
-
-
-def test_missing_and_damaged_files_are_run_errors(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no metrics of users"):
-        UserMetrics.load(tmp_path / "users.parquet")
-    (tmp_path / "noise.parquet").write_bytes(b"PAR1 is not enough")
-    with pytest.raises(RunError, match="does not hold metrics"):
-        UserMetrics.load(tmp_path / "noise.parquet")
-    pl.DataFrame({"other": [1]}).write_parquet(tmp_path / "other.parquet")
-    with pytest.raises(RunError, match="does not hold metrics"):
-        UserMetrics.load(tmp_path / "other.parquet")
 
 
 def test_columns_of_the_wrong_length_and_repeated_users_are_errors() -> None:

@@ -9,7 +9,7 @@ import pytest
 from pplr.report.folder import read_metrics
 from pplr.report.headline import best_baseline, headline, main_measure
 from pplr.report.schema import Metrics
-from pplr.report.wording import bytes_text, measure_name, relative_text, seconds_text
+from pplr.wording import bytes_text, measure_name, relative_text, seconds_text
 
 
 @pytest.fixture
@@ -106,12 +106,17 @@ def test_the_measure_that_leads(build_run, overall, expected):
 
 
 def test_numbers_as_people_read_them():
-    assert [relative_text(*pair) for pair in ((1.2, 1.0), (0.8, 1.0), (1.001, 1.0), (0.0, 0.0), (0.1, 0.0))] == [
+    assert [
+        relative_text(*pair)
+        for pair in ((1.2, 1.0), (0.8, 1.0), (1.001, 1.0), (0.0, 0.0), (0.1, 0.0), (0.4, 0.1), (2.4, 0.1))
+    ] == [
         "+20%",
         "−20%",
         "±0%",
         "±0%",
         "above 0",
+        "4.0 times",
+        "24 times",
     ]
     assert [seconds_text(s) for s in (0.04, 9.96, 59.6, 200, 3599.7, 7500)] == [
         "0.0 s",

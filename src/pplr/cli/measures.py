@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pplr.cli.progress_words import number
+from pplr.wording import baseline_name
 
 Metrics = Mapping[str, Any]
 """What metrics.json holds."""
@@ -63,7 +64,7 @@ def _methods(metrics: Metrics, key: str) -> Table:
     for index, (name, method) in enumerate(methods.items()):
         overall, spread = method["overall"], method["balance"].get(key, {})
         table.add_row(
-            Text(spoken(name), style="bold" if index == 0 else ""),
+            Text(baseline_name(name), style="bold" if index == 0 else ""),
             number(overall.get(recall)),
             _figure(overall.get(key), best["overall"]),
             _figure(spread.get("worst"), best["worst"]),
@@ -97,7 +98,7 @@ def _clients(metrics: Metrics, key: str, console: Console) -> Table:
 
 def _client_table(metrics: Metrics, key: str, details: Iterable[str], every_baseline: bool) -> Table:
     baselines: Mapping[str, Any] = metrics["baselines"]
-    beside = [spoken(name).replace(" ", "\n") for name in baselines] if every_baseline else ["best baseline"]
+    beside = [baseline_name(name).replace(" ", "\n") for name in baselines] if every_baseline else ["best baseline"]
     columns = [shown(name) if "@" in name else name for name in (*details, key)]
     columns += beside if baselines else []
     table = _table(f"Clients: {shown(key)} of this run and of the baselines", "client", columns)
@@ -132,7 +133,7 @@ def _best_baseline(values: Mapping[str, float | None], best: float | None) -> Te
     if top is None:
         return Text("-")
     name = next(name for name, value in values.items() if value == top)
-    return Text(f"{spoken(name)} ").append_text(_figure(top, best))
+    return Text(f"{baseline_name(name)} ").append_text(_figure(top, best))
 
 
 def _worst(metrics: Metrics, key: str, name: str) -> str:
@@ -142,12 +143,7 @@ def _worst(metrics: Metrics, key: str, name: str) -> str:
     if top is None:
         return f"{text}."
     best = next(baseline for baseline, value in values.items() if value == top)
-    return f"{text}; the best baseline there is {spoken(best)} with {number(top)}."
-
-
-def spoken(name: str) -> str:
-    """Return a baseline's name for a person: "item_knn" is "item knn"."""
-    return name.replace("_", " ")
+    return f"{text}; the best baseline there is {baseline_name(best)} with {number(top)}."
 
 
 def _figure(value: float | None, best: float | None) -> Text:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from pplr.wording import baseline_name
+
 if TYPE_CHECKING:
     from pplr.cli.progress_track import ClientTrack, Track
     from pplr.federation.events import Event
@@ -48,6 +50,10 @@ def number(value: float | None, digits: int = 4) -> str:
 def _loading(event: Event, _: Track) -> Iterator[str]:
     what = str(event.data["what"])
     yield what if what.endswith(".") else f"Loading {what} ..."
+
+
+def _model_terms(event: Event, _: Track) -> Iterator[str]:
+    yield str(event.data["terms"])
 
 
 def _data_loaded(event: Event, _: Track) -> Iterator[str]:
@@ -110,7 +116,7 @@ def _stopped(event: Event, _: Track) -> Iterator[str]:
 
 
 def _baseline(event: Event, _: Track) -> Iterator[str]:
-    yield f"Measuring the baseline {event.data['name'].replace('_', ' ')} ..."
+    yield f"Measuring the baseline {baseline_name(event.data['name'])} ..."
 
 
 def _tested(event: Event, _: Track) -> Iterator[str]:
@@ -121,6 +127,7 @@ def _tested(event: Event, _: Track) -> Iterator[str]:
 
 _WRITERS: dict[str, Callable[[Event, Track], Iterator[str]]] = {
     "loading": _loading,
+    "model_terms": _model_terms,
     "data_loaded": _data_loaded,
     "clients_made": _clients_made,
     "model_loaded": _model_loaded,

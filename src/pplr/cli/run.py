@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,7 @@ from pplr.cli.measures import print_measures
 from pplr.cli.options import AsJson, Quiet
 from pplr.cli.progress import watching
 from pplr.cli.terminal import results, say, shown_path, write_json
+from pplr.errors import StorageError, command
 
 if TYPE_CHECKING:
     from pplr.federation.events import Event
@@ -59,6 +59,10 @@ def run(
                 observer(event)
 
             result = train(settings, out, resume=resume, overwrite=overwrite, observer=noting)
+    except StorageError as problem:
+        if not begun:
+            raise
+        raise StorageError(f"{problem} Then go on with `{_again(config, overrides or [], out)}`.") from problem
     except KeyboardInterrupt as interrupt:
         if begun:
             say(f"Interrupted. Go on with: {_again(config, overrides or [], out)}")
@@ -75,8 +79,7 @@ def run(
 def _hints(folder: Path, client: str) -> None:
     """Say where the report of a finished run is, and how to ask its model."""
     say(f"Report: {shown_path(folder / 'report.html')}")
-    words = shlex.join(["pplr", "recommend", shown_path(folder), "--client", client])
-    say(f"Ask it: {words} --history 'Title; Title'")
+    say(f"Ask it: {command('pplr', 'recommend', shown_path(folder), '--client', client, '--history', 'Title; Title')}")
 
 
 def _again(config: Path, overrides: list[str], out: Path | None) -> str:
@@ -86,4 +89,4 @@ def _again(config: Path, overrides: list[str], out: Path | None) -> str:
         words += ["--set", override]
     if out is not None:
         words += ["--out", str(out)]
-    return shlex.join([*words, "--resume"])
+    return command(*words, "--resume")

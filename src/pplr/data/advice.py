@@ -92,7 +92,8 @@ def _about_targets(split: SplitQuality, users: int) -> Iterator[str]:
     if split.test_repeated > 0.01:
         yield (
             f"{split.test_repeated:.0%} of the test targets are already in the user's history, which is masked in the "
-            "ranking: they count as misses. Leave out repeated choices if they are not to be predicted."
+            "ranking: they count as misses. Set evaluation.mask_history = false where users choose things again, or leave "
+            "repeated choices out of the data."
         )
     if split.test_users * 2 < users:
         yield (

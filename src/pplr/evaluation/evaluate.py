@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from pplr.data.dataset import Ints, Queries
-from pplr.errors import DataError, RunError, StorageError
+from pplr.errors import DataError
 from pplr.evaluation.metrics import DEFAULT_KS, measure
 from pplr.evaluation.ranking import Floats, rank_targets
 from pplr.evaluation.scorer import Scorer
@@ -45,41 +43,6 @@ class UserMetrics:
     def overall(self) -> dict[str, float]:
         """Return the mean over users of every metric; users without a value are left out, NaN if nobody has one."""
         return {key: mean_of_known(column) for key, column in self.values.items()}
-
-    def save(self, path: Path) -> None:
-        """Write a Parquet file: column "user" (int64), then one float64 column per metric. Written whole or not at all.
-
-        Raises:
-            StorageError: the disk is full or not writable.
-        """
-        partial = path.with_name(path.name + ".partial")
-        try:
-            pl.DataFrame({USER_COLUMN: self.users, **self.values}).write_parquet(partial)
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise StorageError(
-                f"The metrics could not be written to {path}: {error}. Make room or choose another folder."
-            ) from error
-
-    @staticmethod
-    def load(path: Path) -> UserMetrics:
-        """Read what `save` wrote.
-
-        Raises:
-            RunError: there is no such file, or it does not hold metrics of users.
-        """
-        if not path.is_file():
-            raise RunError(f"There are no metrics of users at {path}. Evaluate the run first.")
-        try:
-            table = pl.read_parquet(path)
-            users = table[USER_COLUMN].cast(pl.Int64).to_numpy()
-            columns = table.drop(USER_COLUMN)
-            return UserMetrics(users, {column.name: column.cast(pl.Float64).to_numpy() for column in columns})
-        except (OSError, pl.exceptions.PolarsError, DataError) as error:
-            raise RunError(
-                f"The file {path} does not hold metrics of users ({error}). Delete it and evaluate the run again."
-            ) from error
 
 
 def evaluate(

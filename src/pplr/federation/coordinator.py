@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -119,7 +119,7 @@ class Coordinator:
         received = self.bank.rows.clone() if self._strategy.similarity_of == "updates" else None
         progress = (number - 1) / self._settings.rounds
         tasks = [TrainTask(name, number, progress, self.bank.row(name)) for name in names]
-        updates = {update.client: update for update in self._engine.train(tasks, self._observe)}
+        updates = self._trained(tasks)
         clock.append(time.perf_counter())
         mixing = self._aggregate(number, updates, received)
         clock.append(time.perf_counter())
@@ -130,6 +130,17 @@ class Coordinator:
         self._observe(Event("round_finished", number, data={"score": record.score, "seconds": record.seconds}))
         return record
 
+    def _trained(self, tasks: Sequence[TrainTask]) -> dict[str, Update]:
+        """Put the trained rows into the bank as they arrive, and return the rest of what clients say.
+
+        The bank is the only place that holds the rows of a round: memory grows with the clients once, not twice.
+        """
+        updates = {}
+        for update in self._engine.train(tasks, self._observe):
+            self.bank.row(update.client).copy_(update.row)
+            updates[update.client] = replace(update, row=update.row.new_empty(0))  # a slice would hold the row
+        return updates
+
     def _participants(self, number: int) -> list[str]:
         names = self.bank.clients
         count = self._settings.per_round(len(names))
@@ -139,8 +150,6 @@ class Coordinator:
         return [names[index] for index in sorted(chosen)]
 
     def _aggregate(self, number: int, updates: dict[str, Update], received: Tensor | None) -> Mixing:
-        for name, update in updates.items():
-            self.bank.row(name).copy_(update.row)
         similarity_of = self._strategy.similarity_of
         products = None if similarity_of is None else gram(self.bank.rows, received).cpu().numpy()
         trained = {name for name, update in updates.items() if update.targets > 0}  # the others learnt nothing

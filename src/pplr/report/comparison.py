@@ -206,8 +206,13 @@ def _check_same_data(first: Path, one: Metrics, folder: Path, other: Metrics) ->
 
 def _labels(folders: Sequence[Path], metrics: Sequence[Metrics]) -> list[str]:
     names = [record.name for record in metrics]
-    unique = len(set(names)) == len(names)
-    return names if unique else [f"{name} ({folder.name})" for name, folder in zip(names, folders, strict=True)]
+    if len(set(names)) == len(names):
+        return names
+    paths = [folder.resolve() for folder in folders]
+    depth = 1  # as many of the last folders as it takes to tell them apart
+    while len({path.parts[-depth:] for path in paths}) < len(set(paths)):
+        depth += 1
+    return [f"{name} ({Path(*path.parts[-depth:])})" for name, path in zip(names, paths, strict=True)]
 
 
 def _run_as_dict(run: ComparedRun) -> dict[str, Any]:

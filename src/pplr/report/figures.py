@@ -9,7 +9,7 @@ from typing import Any
 from pplr.federation.history import ClientRound, RoundRecord
 from pplr.report.schema import Metrics
 from pplr.report.tables import measured_keys
-from pplr.report.wording import LOSS, baseline_name, measure_name
+from pplr.wording import LOSS, baseline_name, measure_name
 
 Figure = dict[str, Any]
 

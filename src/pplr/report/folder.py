@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from pplr.errors import RunError
+from pplr.errors import RunError, command
 from pplr.report.schema import METRIC_KEY, SCHEMA_VERSION, Metrics
 
 METRICS_FILE = "metrics.json"
@@ -149,8 +149,8 @@ def _check_finished(folder: Path) -> None:
 def _measure_again(folder: Path) -> str:
     """Return how a run whose rounds are done is measured again: nothing is trained twice."""
     return (
-        f"Measure the run again, from its last checkpoint, with `pplr run {folder / CONFIGURATION_FILE} --out {folder} "
-        "--resume`."
+        "Measure the run again, from its last checkpoint, with "
+        f"`{command('pplr', 'run', folder / CONFIGURATION_FILE, '--out', folder, '--resume')}`."
     )
 
 

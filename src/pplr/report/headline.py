@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pplr.report.schema import Metrics
-from pplr.report.wording import (
+from pplr.wording import (
     LOSS,
     MEANINGS,
     baseline_name,
@@ -96,8 +96,8 @@ def _against(value: float, reference: float) -> str:
         return "about as good as"
     if reference == 0:
         return "above"
-    percent = relative_text(value, reference).lstrip("+−")
-    return f"{percent} {'above' if verdict == 'good' else 'below'}"
+    text = relative_text(value, reference).lstrip("+−")
+    return text if text.endswith("times") else f"{text} {'above' if verdict == 'good' else 'below'}"
 
 
 def _meaning(metrics: Metrics) -> str:
@@ -149,8 +149,10 @@ def _seen_from(value: float, other: float) -> str:
         return "about the same as the model"
     if other == 0:
         return "where the model finds some"
-    percent = relative_text(value, other).lstrip("+−")
-    return f"the model is {percent} {'better' if verdict == 'good' else 'worse'}"
+    text = relative_text(value, other).lstrip("+−")
+    if text.endswith("times"):
+        return f"the model is {text} as good"
+    return f"the model is {text} {'better' if verdict == 'good' else 'worse'}"
 
 
 def _clients(metrics: Metrics, key: str) -> str:

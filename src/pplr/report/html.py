@@ -29,8 +29,8 @@ from pplr.report.headline import headline, main_measure
 from pplr.report.matrices import matrices
 from pplr.report.schema import Metrics, Settings
 from pplr.report.tables import BALANCE_COLUMNS, cost_facts, cost_rows, measure_tables, measured_keys
-from pplr.report.wording import MEANINGS, baseline_name, figure_text, measure_name, plural, strategy_name
 from pplr.storage import write_text
+from pplr.wording import MEANINGS, baseline_name, figure_text, measure_name, plural, strategy_name
 
 REPORT_FILE = "report.html"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pplr.report.headline import best_baseline
 from pplr.report.schema import BalanceMeasures, Measures, Metrics
-from pplr.report.wording import LOSS, baseline_name, bytes_text, figure_text, measure_name, relative_text, seconds_text
+from pplr.wording import LOSS, baseline_name, bytes_text, figure_text, measure_name, relative_text, seconds_text
 
 PHASES = {
     "data": "reading data",

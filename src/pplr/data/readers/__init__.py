@@ -7,6 +7,7 @@ from typing import Literal
 
 import polars as pl
 
+from pplr.data.readers.content import check_text
 from pplr.data.readers.delimited import read_delimited
 from pplr.data.readers.movielens import is_movielens, read_movielens
 from pplr.data.readers.parquet import read_parquet
@@ -62,6 +63,7 @@ def read_table(path: Path, file_format: Format, role: Role) -> pl.DataFrame:
 def _read(path: Path, file_format: Format, role: Role) -> pl.DataFrame:
     if file_format == "parquet":
         return read_parquet(path)
+    check_text(path)
     if file_format == "recbole":
         return read_recbole(path)
     if file_format == "movielens":

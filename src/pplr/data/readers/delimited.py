@@ -9,6 +9,8 @@ from pathlib import Path
 
 import polars as pl
 
+from pplr.data.readers.content import beginning
+
 _SEPARATORS = (",", "\t", ";", "|")
 _SAMPLE_CHARACTERS = 1 << 16
 _SAMPLE_ROWS = 100
@@ -43,10 +45,7 @@ def read_bytes(path: Path) -> bytes:
 
 def sniff_separator(path: Path) -> str:
     """Return the separator under which most rows of the file's beginning have as many fields as its header."""
-    with path.open("rb") as start:
-        packed = start.read(2) == b"\x1f\x8b"
-    with gzip.open(path, "rb") if packed else path.open("rb") as stream:
-        raw = stream.read(_SAMPLE_CHARACTERS)
+    raw = beginning(path, _SAMPLE_CHARACTERS)
     sample = raw.decode("utf-8-sig", errors="replace")
     if len(raw) == _SAMPLE_CHARACTERS:
         sample = sample[: sample.rfind("\n") + 1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from pplr.federation.messages import ClientInfo, EvaluateTask, Report, TrainTask
 
 
 class Engine(Protocol):
-    """Runs tasks on clients, wherever they are. Answers come in the order of the tasks.
+    """Runs tasks on clients, wherever they are.
 
     Attributes:
         clients: all clients, ordered by name.
@@ -21,11 +21,14 @@ class Engine(Protocol):
     @property
     def clients(self) -> tuple[ClientInfo, ...]: ...  # noqa: D102
 
-    def train(self, tasks: Sequence[TrainTask], observer: Observer) -> list[Update]:
-        """Return one update per task."""
+    def train(self, tasks: Sequence[TrainTask], observer: Observer) -> Iterator[Update]:
+        """Give one update per task as they arrive, in any order.
+
+        Rows of tasks that have been answered may change meanwhile: whoever sends a task later sends its own row only.
+        """
 
     def evaluate(self, tasks: Sequence[EvaluateTask], observer: Observer) -> list[Report]:
-        """Return one report per task."""
+        """Return one report per task, in the order of the tasks."""
 
     def state(self) -> dict[str, Tensor]:
         """Return what the clients remember between rounds, as far as this engine keeps it for them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -29,15 +29,13 @@ class InProcessEngine:
         """All clients, ordered by name."""
         return tuple(client.info for client in self._clients.values())
 
-    def train(self, tasks: Sequence[TrainTask], observer: Observer) -> list[Update]:
-        """Return one update per task."""
-        updates = []
+    def train(self, tasks: Sequence[TrainTask], observer: Observer) -> Iterator[Update]:
+        """Give one update per task, in the order of the tasks."""
         for task in tasks:
             update = self._clients[task.client].train(task, _progress(task, observer))
             data = {"loss": update.loss, "tokens": update.tokens, "seconds": update.seconds}
             observer(Event("client_trained", task.round, task.client, data))
-            updates.append(update)
-        return updates
+            yield update
 
     def evaluate(self, tasks: Sequence[EvaluateTask], observer: Observer) -> list[Report]:
         """Return one report per task."""

@@ -44,10 +44,10 @@ class ModelFiles:
     manifest: Manifest | None = None
 
 
-def resolve(name: str, *, progress: Progress | None = None) -> ModelFiles:
+def resolve(name: str, *, progress: Progress | None = None, terms: Progress | None = None) -> ModelFiles:
     """Return the verified files of the model `name`, pulling it into the cache where it is not there yet.
 
-    `progress` receives a sentence at each step of a pull.
+    `progress` and `terms` receive what they receive in `pull`.
 
     Raises:
         ModelUnavailable: it is neither here nor reachable; the text says how to get it.
@@ -58,7 +58,7 @@ def resolve(name: str, *, progress: Progress | None = None) -> ModelFiles:
     if isinstance(place, Path):
         return _local(name, place)
     cached = _cached(place)
-    return cached if cached is not None else pull(name, progress=progress)
+    return cached if cached is not None else pull(name, progress=progress, terms=terms)
 
 
 def pull(

@@ -30,6 +30,9 @@ MEANINGS = {
 }
 """Baseline -> what it recommends."""
 
+TIMES = 3.0
+"""From this ratio on, figures are compared as multiples: percentages of several hundred are hard to read."""
+
 LOSS = "loss"
 """The one measure of which less is better."""
 
@@ -56,9 +59,12 @@ def figure_text(value: float | None, digits: int = 4) -> str:
 
 
 def relative_text(value: float, reference: float) -> str:
-    """Return how far `value` is above or below `reference`: "+14%", "−3%", "±0%"."""
+    """Return how far `value` is above or below `reference`: "+14%", "−3%", "±0%"; "24 times" from three times on."""
     if reference == 0:
         return "±0%" if value == 0 else ("above 0" if value > 0 else "below 0")
+    if value / reference >= TIMES:
+        ratio = value / reference
+        return f"{ratio:,.1f} times" if ratio < 10 else f"{ratio:,.0f} times"
     percent = round(100 * (value - reference) / abs(reference))
     return f"+{percent:,}%" if percent > 0 else (f"−{-percent:,}%" if percent < 0 else "±0%")
 

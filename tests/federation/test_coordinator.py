@@ -1,0 +1,179 @@
+"""The round loop with an engine whose answers are written down: what must follow from them is known exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tiny
+from pplr.federation import Coordinator, FederationSettings
+from pplr.federation.messages import ClientInfo, Report, Update
+from pplr.federation.strategies import STRATEGIES
+
+WIDTH = 3
+
+
+class Scripted:
+    """Client c adds `steps[c]` to its row; validation scores come from a table."""
+
+    def __init__(self, names, *, sizes=None, steps=None, scores=(), order=None, targets=None, users=None):
+        self.clients = tuple(ClientInfo(name, (sizes or {}).get(name, 10)) for name in sorted(names))
+        self.steps = steps or {name: float(i + 1) for i, name in enumerate(sorted(names))}
+        self.scores, self.order = list(scores), order
+        self.targets, self.users = targets or {}, users or {}
+        self.asked, self.validated = [], []
+
+    def train(self, tasks, observer) -> Iterator[Update]:
+        self.asked.append([task.client for task in tasks])
+        for task in self.order(tasks) if self.order else tasks:
+            row = task.row + self.steps[task.client]
+            loss = 1.0 + self.steps[task.client] / 10
+            yield Update(task.client, task.round, row, loss, self.targets.get(task.client, 5), 7, {"total": 0.0})
+
+    def evaluate(self, tasks, observer) -> list[Report]:
+        self.validated.append({task.client: task.row.clone() for task in tasks})
+        score = self.scores[tasks[0].round - 1] if self.scores else float(tasks[0].round)
+        return [
+            Report(t.client, t.part, 1.0, self.users.get(t.client, 4), {"ndcg@10": score}, True, None, 0.0)
+            for t in tasks
+        ]
+
+    def state(self):
+        return {}
+
+    def restore(self, state):
+        pass
+
+
+def coordinator(engine, strategy="local", **changes):
+    chosen = FederationSettings(**({"rounds": 5, "patience": 5} | changes))
+    return Coordinator(
+        engine, STRATEGIES[strategy](), chosen, torch.zeros(WIDTH), seed=3, select_by="ndcg@10",
+        observer=lambda event: None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "ended", "best"),
+    [
+        ([1, 2, 3, 4, 5], 2, 5, 5),
+        ([5, 4, 3, 2, 1], 2, 3, 1),
+        ([1, 3, 3, 3, 9], 2, 4, 2),
+        ([1, 0, 2, 1, 0], 2, 5, 3),
+        ([1, 0, 0, 0, 0], 1, 2, 1),
+        ([np.nan, 1, 0, 0, 0], 3, 5, 2),
+    ],
+)
+def test_patience_counts_rounds_without_a_better_score(scores, patience, ended, best):
+    tested = coordinator(Scripted("ab", scores=scores), patience=patience)
+    progress = tested.run()
+    assert len(progress.history) == ended
+    assert progress.best_round == best
+    assert tested.finished
+
+
+def test_the_score_is_the_mean_over_users():
+    class Uneven(Scripted):
+        def evaluate(self, tasks, observer):
+            values = {"a": (0.2, 30), "b": (0.8, 10), "c": (0.9, 0)}
+            return [Report(t.client, t.part, 1.0, values[t.client][1], {"ndcg@10": values[t.client][0]}) for t in tasks]
+
+    assert coordinator(Uneven("abc"), rounds=1).run().history[0].score == pytest.approx(0.35)
+
+
+def test_a_round_of_averaging_by_hand():
+    engine = Scripted("abc", sizes={"a": 1, "b": 2, "c": 7}, steps={"a": 1.0, "b": 2.0, "c": 3.0})
+    tested = coordinator(engine, "fedavg", rounds=2)
+    tested.run()
+    mean = 0.1 * 1 + 0.2 * 2 + 0.7 * 3
+    for number, rows in enumerate(engine.validated, start=1):
+        for row in rows.values():
+            torch.testing.assert_close(row, torch.full((WIDTH,), number * mean))
+
+
+@pytest.mark.parametrize("strategy", ["pplr", "fedavg", "local"])
+@settings(max_examples=20)
+@given(data=st.data())
+def test_the_order_in_which_updates_arrive_changes_no_bit(strategy, data):
+    names = "abcdef"
+    order = data.draw(st.permutations(names))
+
+    def rearranged(tasks):
+        return sorted(tasks, key=lambda task: order.index(task.client))
+
+    changes = {"rounds": 3, "participation": data.draw(st.sampled_from([1.0, 4]))}
+    straight, mixed = (coordinator(Scripted(names, order=o), strategy, **changes) for o in (None, rearranged))
+    straight.run(), mixed.run()
+    assert torch.equal(straight.bank.rows, mixed.bank.rows)
+    assert [r.mixing for r in straight.progress.history] == [r.mixing for r in mixed.progress.history]
+
+
+@pytest.mark.parametrize(("participation", "count"), [(0.5, 3), (2, 2), (0.01, 1), (1.0, 6)])
+def test_participants_are_drawn_anew_and_the_others_keep_their_rows(participation, count):
+    engine = Scripted("abcdef")
+    tested = coordinator(engine, "local", rounds=40, patience=40, participation=participation)
+    tested.run()
+    assert {len(names) for names in engine.asked} == {count}
+    assert all(names == sorted(set(names)) for names in engine.asked)
+    times = {name: sum(name in names for names in engine.asked) for name in "abcdef"}
+    assert all(0 < n <= 40 for n in times.values())
+    for name, n in times.items():
+        torch.testing.assert_close(tested.bank.row(name), torch.full((WIDTH,), n * engine.steps[name]))
+    again = Scripted("abcdef")
+    coordinator(again, "local", rounds=40, patience=40, participation=participation).run()
+    assert again.asked == engine.asked, "the draw is the seed's"
+
+
+def test_everybody_is_validated_in_every_round():
+    engine = Scripted("abcd")
+    tested = coordinator(engine, "fedavg", rounds=3, participation=1)
+    history = tested.run().history
+    assert [sorted(rows) for rows in engine.validated] == [list("abcd")] * 3
+    trained = [[name for name, client in record.clients.items() if client.trained] for record in history]
+    assert trained == engine.asked
+
+
+def test_a_client_that_learnt_nothing_has_no_say():
+    engine = Scripted("ab", targets={"b": 0}, steps={"a": 1.0, "b": 100.0})
+    tested = coordinator(engine, "fedavg", rounds=1)
+    tested.run()
+    torch.testing.assert_close(tested.bank.row("a"), torch.ones(WIDTH))
+
+
+def test_bytes_are_those_of_the_rows_that_a_network_would_carry():
+    record = coordinator(Scripted("abcd"), "fedavg", rounds=1, participation=3).run().history[0]
+    assert (record.bytes_up, record.bytes_down) == (3 * 4 * WIDTH, 4 * 4 * WIDTH)
+    record = coordinator(Scripted("abcd"), "local", rounds=1).run().history[0]
+    assert (record.bytes_up, record.bytes_down) == (0, 0)
+
+
+def test_rows_are_taken_into_the_bank_as_they_arrive():
+    """While later clients train, no row of an earlier one is kept outside of the bank."""
+    import gc
+    import weakref
+
+    alive = []
+
+    class Watched(Scripted):
+        def train(self, tasks, observer):
+            for update in super().train(tasks, observer):
+                gc.collect()
+                alive.append(sum(reference() is not None for reference in references))
+                references.append(weakref.ref(update.row))
+                yield update
+                del update
+
+    references: list = []
+    coordinator(Watched("abcdef"), "fedavg", rounds=1).run()
+    assert max(alive) <= 1
+
+
+def test_the_engine_of_this_process_gives_updates_one_at_a_time():
+    tested, _ = tiny.federation(None, rounds=1)
+    updates = tested._engine.train([], lambda event: None)
+    assert iter(updates) is updates
