@@ -13,6 +13,7 @@ import numpy as np
 from pplr.config import Config, parse_config
 from pplr.config_template import BackboneName, suited_values
 from pplr.data.dataset import Part
+from pplr.evaluation import top_items
 from pplr.federation import Client, Coordinator
 from pplr.federation.engines import InProcessEngine
 from pplr.federation.events import Observer, ignore
@@ -36,7 +37,7 @@ class Glimpse:
         client: whose user is shown.
         history: titles of one validation user, oldest first.
         written: what the model wrote freely.
-        grounded: the catalogue's title that constrained search found.
+        grounded: the best title that search among the catalogue's found, of those that the user has not chosen yet.
         chosen: what the user really chose.
         seconds: wall time of all this.
     """
@@ -113,9 +114,9 @@ def glimpse_config() -> Config:
         "name": "demo-glimpse",
         "data": {"demo": "movietweetings"},
         "backbone": {"kind": "generative"},
-        "training": {"epochs": 1, "learning_rate": 2e-3, "batch_tokens": 1024, "max_examples": 80, "warmup_steps": 2},
+        "training": {"epochs": 1, "learning_rate": 2e-3, "batch_tokens": 400, "max_examples": 30, "warmup_steps": 1},
         "federation": {"rounds": 2},
-        "evaluation": {"max_users": 8},
+        "evaluation": {"max_users": 5},
     }
     return parse_config(values, Path())
 
@@ -158,14 +159,15 @@ def _written(parts: Parts, client: Client, before: float, after: float, started:
     parameters = backbone.layout.views(client.best_row())
     histories = list(queries.histories)
     free = written_texts(backbone, write(backbone, parameters, histories, free=True))[0].texts[0]
-    bound = written_texts(backbone, write(backbone, parameters, histories, free=False))[0].texts[0]
+    scorer = backbone.scorer(parameters)
+    best = int(top_items(scorer.scores(queries, wanted=1), queries.histories, 1, scorer.nothing)[0, 0])
     return Glimpse(
         before,
         after,
         client.info.name,
         tuple(titles[item] for item in queries.histories[0][-backbone.settings.history_items :]),
         free,
-        bound,
+        titles[best],
         titles[queries.targets[0][0]],
         time.perf_counter() - started,
     )
