@@ -144,23 +144,53 @@ def test_every_backbone_trains_and_recommends(files, tmp_path, backbone):
     assert not {item.id for item in given.items} & {item.id for item in given.history}
 
 
-def test_test_events_change_nothing_that_was_trained(files, tmp_path, finished):
+def test_more_participants_than_clients_are_refused(files, tmp_path):
+    with pytest.raises(ConfigError, match=r"federation\.participation = 4, but there are 3 clients"):
+        pplr.run(configuration(files, federation={"participation": 4}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "clients"),
+    [
+        ("sequence", {"kind": "kmeans", "count": 3, "factors": 4}),
+        ("encoder", {"kind": "column"}),
+        ("generative", {"kind": "column"}),
+    ],
+)
+def test_test_events_change_nothing_that_was_trained(files, tmp_path, backbone, clients):
     """Every test item is replaced by another one: rows, and all of validation, stay the same bit for bit."""
+    config = configuration(
+        files, backbone, clients=clients, federation={"rounds": 2}, evaluation={"max_users": 6, "examples": 0},
+        training={"epochs": 1, "batch_tokens": 4000, "max_examples": 60},
+    )  # fmt: skip
+    before = pplr.run(config, tmp_path / "before")
+    paths = other_test_items(files, tmp_path / "data")
+    after = pplr.run(config.model_copy(update={"data": config.data.model_copy(update=paths)}), tmp_path / "after")
+    assert_same_rows(after.folder, before.folder)
+    assert [known_before_the_test(r) for r in after.metrics["rounds"]] == [
+        known_before_the_test(r) for r in before.metrics["rounds"]
+    ]
+    assert after.metrics["overall"]["loss"] != before.metrics["overall"]["loss"], "nothing was changed"
+
+
+def other_test_items(files: Path, target: Path) -> dict[str, Path]:
+    """Write the same events with another item in each user's last one, and return where."""
     events = pl.read_csv(files / "events.csv", schema_overrides={"item": pl.String})
     last = events.with_row_index().group_by("user", maintain_order=True).agg(pl.col("index").last())["index"]
     items = events["item"].to_list()
     for row in last.to_list():
         items[row] = f"i{(int(items[row][1:]) + 11) % 30}"
-    changed = tmp_path / "data"
-    changed.mkdir()
-    events.with_columns(pl.Series("item", items)).write_csv(changed / "events.csv")
-    (changed / "items.csv").write_bytes((files / "items.csv").read_bytes())
-    config = configuration(files)
-    paths = {"events": changed / "events.csv", "items": changed / "items.csv"}
-    moved = config.model_copy(update={"data": config.data.model_copy(update=paths)})
-    result = pplr.run(moved, tmp_path / "run")
-    assert_same_rows(result.folder, finished.folder)
-    assert result.metrics["overall"]["ndcg@10"] != finished.metrics["overall"]["ndcg@10"], "nothing was changed"
+    target.mkdir()
+    events.with_columns(pl.Series("item", items)).write_csv(target / "events.csv")
+    shutil.copy(files / "items.csv", target)
+    return {"events": target / "events.csv", "items": target / "items.csv"}
+
+
+def known_before_the_test(record):
+    """Return a round's record without times."""
+    clients = {name: {k: v for k, v in client.items() if k != "seconds"} for name, client in record["clients"].items()}
+    return {key: value for key, value in record.items() if key != "seconds"} | {"clients": clients}
 
 
 def test_a_killed_run_resumes_to_the_same_bits(files, tmp_path, finished):

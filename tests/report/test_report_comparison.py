@@ -40,6 +40,12 @@ def test_a_run_does_not_differ_from_itself(build_run):
     assert twin.label == "movies-pplr (run)"
 
 
+def test_runs_of_one_name_are_told_apart_by_as_much_of_their_folders_as_it_takes(build_run):
+    folders = [build_run("monday/shop"), build_run("tuesday/shop"), build_run("tuesday/other")]
+    labels = [run.label for run in compare_runs(folders, samples=10).runs]
+    assert labels == [f"movies-pplr ({name})" for name in ("monday/shop", "tuesday/shop", "tuesday/other")]
+
+
 def test_the_order_of_rows_in_the_file_does_not_matter(build_run):
     one, two = build_run("one"), build_run("two", seed=2)
     before = compare_runs([one, two], samples=100).as_dict()
