@@ -7,7 +7,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 
 .PHONY: help demo test check format docs bench clean models
 help:
-	@echo "make demo   install what is needed and run the main job on real data (about ten minutes on two cores)"
+	@echo "make demo   install what is needed and run the main job on real data (about seven minutes on two cores)"
 	@echo "make test   install what is needed and run all tests"
 	@echo "make check  style, types, documentation"
 	@echo "make docs   build the documentation into site/"
