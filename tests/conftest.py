@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+import pplr
 import tiny
+from whole_runs import configuration, write_files
 
 settings.register_profile("shared", deadline=None, max_examples=50)  # machines are shared: time limits lie
 settings.load_profile("shared")
@@ -49,3 +51,17 @@ def tiny_llama():
 @pytest.fixture
 def tiny_bert():
     return tiny.encoder("bert")
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """A data set as CSV files, and a tiny encoder and decoder as local model folders; nobody changes them."""
+    folder = tmp_path_factory.mktemp("files")
+    write_files(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(files, tmp_path_factory):
+    """A finished run on `files`; nobody changes it."""
+    return pplr.run(configuration(files), tmp_path_factory.mktemp("finished") / "run")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,58 +19,11 @@ from safetensors.torch import load_file
 
 import pplr
 import tiny
-from pplr.config import Config, config_toml, parse_config
-from pplr.errors import CheckpointError, ConfigError, DataError, PplrError, RunError
+from pplr.config import config_toml
+from pplr.errors import ConfigError, DataError, RunError
 from pplr.results import SCHEMA
 from pplr.wiring import shares
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory) -> Path:
-    """A data set as CSV files, and a tiny encoder and decoder as local model folders."""
-    folder = tmp_path_factory.mktemp("files")
-    data = tiny.dataset(users=60, items=30)
-    rows = [
-        {"user": data.user_ids[u], "item": data.catalogue.ids[i], "time": 1000 + t, "silo": f"shop-{u % 3}"}
-        for u, row in enumerate(data.items)
-        for t, i in enumerate(row)
-    ]
-    pl.DataFrame(rows).write_csv(folder / "events.csv")
-    genres = data.catalogue.attributes["genre"]
-    pl.DataFrame({"id": data.catalogue.ids, "title": data.catalogue.titles, "genre": genres}).write_csv(
-        folder / "items.csv"
-    )
-    for name, model, tokenizer in (
-        ("bert", tiny.encoder("bert"), tiny.word_tokenizer()),
-        ("llama", tiny.decoder("llama"), tiny.byte_tokenizer()),
-    ):
-        model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    return folder
-
-
-def configuration(files: Path, kind: str = "sequence", **sections) -> Config:
-    own = {
-        "sequence": {"kind": "sequence", "model": str(files / "bert"), "width": 16, "positions": 8},
-        "encoder": {"kind": "encoder", "model": str(files / "bert"), "history_tokens": 64},
-        "generative": {"kind": "generative", "model": str(files / "llama"), "title_tokens": 30, "prompt_tokens": 500},
-    }
-    values = {
-        "name": "tiny",
-        "threads": 1,
-        "data": {"events": "events.csv", "items": "items.csv", "columns": {"silo": "silo"}},
-        "clients": {"kind": "column"},
-        "backbone": own[kind],
-        "federation": {"rounds": 3},
-        "training": {"epochs": 1, "batch_tokens": 600},
-        **sections,
-    }
-    return parse_config(values, files)
-
-
-@pytest.fixture(scope="module")
-def finished(files, tmp_path_factory):
-    return pplr.run(configuration(files), tmp_path_factory.mktemp("run") / "run")
+from whole_runs import assert_same_result, assert_same_rows, configuration, copied, other_test_items
 
 
 def test_a_run_leaves_everything_behind(finished):
@@ -174,19 +126,6 @@ def test_test_events_change_nothing_that_was_trained(files, tmp_path, backbone, 
     assert after.metrics["overall"]["loss"] != before.metrics["overall"]["loss"], "nothing was changed"
 
 
-def other_test_items(files: Path, target: Path) -> dict[str, Path]:
-    """Write the same events with another item in each user's last one, and return where."""
-    events = pl.read_csv(files / "events.csv", schema_overrides={"item": pl.String})
-    last = events.with_row_index().group_by("user", maintain_order=True).agg(pl.col("index").last())["index"]
-    items = events["item"].to_list()
-    for row in last.to_list():
-        items[row] = f"i{(int(items[row][1:]) + 11) % 30}"
-    target.mkdir()
-    events.with_columns(pl.Series("item", items)).write_csv(target / "events.csv")
-    shutil.copy(files / "items.csv", target)
-    return {"events": target / "events.csv", "items": target / "items.csv"}
-
-
 def known_before_the_test(record):
     """Return a round's record without times."""
     clients = {name: {k: v for k, v in client.items() if k != "seconds"} for name, client in record["clients"].items()}
@@ -214,108 +153,6 @@ def test_a_killed_run_resumes_to_the_same_bits(files, tmp_path, finished):
     assert done.returncode == 0, done.stderr
     assert kills > 0, "the run was through before it could be killed"
     assert_same_result(tmp_path / "run", finished.folder)
-
-
-def test_resume_refuses_another_configuration_and_damage(files, tmp_path):
-    config = configuration(files, federation={"rounds": 1})
-    folder = tmp_path / "run"
-    pplr.run(config, folder)
-    with pytest.raises(RunError, match=r"federation\.rounds"):
-        pplr.run(configuration(files), folder, resume=True)
-    with pytest.raises(RunError, match="already a run"):
-        pplr.run(config, folder)
-    bank = folder / "checkpoints" / "round-0001" / "bank.safetensors"
-    bank.write_bytes(bank.read_bytes()[:-4] + b"\0\0\0\1")
-    with pytest.raises(CheckpointError, match="damaged"):
-        pplr.run(config, folder, resume=True)
-    assert pplr.run(config, folder, overwrite=True).metrics["stopped"]["round"] == 1
-
-
-def test_folders_that_hold_something_else_are_left_alone(files, tmp_path):
-    (tmp_path / "letters").mkdir()
-    (tmp_path / "letters" / "dear.txt").write_text("dear")
-    for overwrite in (False, True):
-        with pytest.raises(RunError, match="not empty"):
-            pplr.run(configuration(files), tmp_path / "letters", overwrite=overwrite)
-    assert (tmp_path / "letters" / "dear.txt").read_text() == "dear"
-    with pytest.raises(RunError, match="no run"):
-        pplr.run(configuration(files), tmp_path / "nothing", resume=True)
-
-
-def copied(files: Path, folder: Path) -> Path:
-    """The data set and the models once more, to be changed."""
-    shutil.copytree(files, folder)
-    return folder
-
-
-def change_events(folder: Path, place: int, item: str) -> None:
-    """Give the event at `place` (from the end, of the first user, where negative) another item."""
-    events = pl.read_csv(folder / "events.csv", schema_overrides={"item": pl.String})
-    rows = events.with_row_index().filter(pl.col("user") == events["user"][0])["index"].to_list()
-    items = events["item"].to_list()
-    items[rows[place]] = item if items[rows[place]] != item else "i0"
-    events.with_columns(pl.Series("item", items)).write_csv(folder / "events.csv")
-
-
-def test_data_that_changed_since_is_named_and_nothing_is_lost(files, tmp_path):
-    mine = copied(files, tmp_path / "mine")
-    config, folder = configuration(mine, federation={"rounds": 1}), tmp_path / "run"
-    pplr.run(config, folder)
-    before = (folder / "metrics.json").read_bytes()
-    change_events(mine, -1, "i7")
-    for again in (lambda: pplr.run(config, folder, resume=True), lambda: pplr.evaluate_run(folder)):
-        with pytest.raises(RunError, match="held-out events that the run"):
-            again()
-    assert pplr.Recommender.load(folder).owner("u0") == "shop-0"
-    change_events(mine, 0, "i9")
-    with pytest.raises(RunError, match="training events"):
-        pplr.evaluate_run(folder)
-    assert pplr.Recommender.load(folder).recommend("shop-0", user="u0", k=1).history[0].id in {"i9", "i0"}
-    items = pl.read_csv(mine / "items.csv")
-    items.with_columns(pl.col("title").str.to_uppercase()).write_csv(mine / "items.csv")
-    with pytest.raises(RunError, match="items that the run"):
-        pplr.Recommender.load(folder)
-    assert (folder / "metrics.json").read_bytes() == before
-
-
-def test_whose_user_it_is_cannot_be_told_after_the_grouping_data_changed(files, tmp_path):
-    mine = copied(files, tmp_path / "mine")
-    clients = {"kind": "random", "count": 2}
-    folder = tmp_path / "run"
-    pplr.run(configuration(mine, federation={"rounds": 1}, clients=clients), folder)
-    change_events(mine, 0, "i9")
-    recommender = pplr.Recommender.load(folder)
-    with pytest.raises(RunError, match="which client"):
-        recommender.owner("u0")
-    assert recommender.recommend(recommender.clients[0], history=["i1"], k=1).items
-
-
-def test_a_start_that_fails_leaves_the_folder_as_it_was(files, tmp_path):
-    mine = copied(files, tmp_path / "mine")
-    config, folder = configuration(mine, federation={"rounds": 1}), tmp_path / "run"
-    (mine / "items.csv").rename(mine / "away.csv")
-    with pytest.raises(PplrError):
-        pplr.run(config, folder)
-    assert not folder.exists()
-    (mine / "away.csv").rename(mine / "items.csv")
-    pplr.run(config, folder)
-    (folder / "notes.txt").write_text("mine")
-    (mine / "items.csv").rename(mine / "away.csv")
-    before = sorted(path.name for path in folder.rglob("*"))
-    with pytest.raises(PplrError):
-        pplr.run(config, folder, overwrite=True)
-    assert sorted(path.name for path in folder.rglob("*")) == before
-    (mine / "away.csv").rename(mine / "items.csv")
-    pplr.run(config, folder, overwrite=True)
-    assert (folder / "notes.txt").read_text() == "mine"
-
-
-def test_a_folder_with_a_configuration_is_not_yet_a_run(files, tmp_path):
-    """Somebody's own config.toml beside somebody's data must survive any option."""
-    (tmp_path / "config.toml").write_text("mine")
-    with pytest.raises(RunError, match="holds no run"):
-        pplr.run(configuration(files), tmp_path, overwrite=True)
-    assert (tmp_path / "config.toml").read_text() == "mine"
 
 
 def test_rows_are_chosen_by_ndcg_at_10_whatever_is_reported(files, tmp_path):
@@ -392,19 +229,3 @@ def wait_for_training(events: Path, process: subprocess.Popen) -> None:
         if events.exists() and events.read_text().count("round_started") > before:
             return
         time.sleep(0.01)
-
-
-def assert_same_rows(one: Path, other: Path) -> None:
-    rows, expected = load_file(one / "rows.safetensors"), load_file(other / "rows.safetensors")
-    assert rows.keys() == expected.keys()
-    for name in rows:
-        assert torch.equal(rows[name], expected[name]), name
-
-
-def assert_same_result(one: Path, other: Path) -> None:
-    assert_same_rows(one, other)
-    ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (one, other))
-    for key in ("overall", "clients", "balance", "baselines", "stopped"):
-        assert ours[key] == theirs[key]
-    for key in ("mixing", "score", "details"):
-        assert [r[key] for r in ours["rounds"]] == [r[key] for r in theirs["rounds"]]

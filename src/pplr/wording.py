@@ -70,16 +70,15 @@ def relative_text(value: float, reference: float) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """Return a duration: "0.4 s", "12 s", "3 min 20 s", "2 h 5 min"."""
+    """Return a duration: "4.2 s", "45 s", "3 min 20 s", "2 h 05 min"."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min"
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def bytes_text(count: float) -> str:

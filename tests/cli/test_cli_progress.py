@@ -5,7 +5,7 @@ from rich.console import Console
 
 from pplr.cli.progress import LiveDisplay, PlainLog, watching
 from pplr.cli.progress_track import Track
-from pplr.cli.progress_words import duration, number
+from pplr.cli.progress_words import number
 from pplr.federation.events import Event
 
 NAMES = ["client-0", "client-1"]
@@ -159,14 +159,6 @@ def test_quiet_writes_nothing(capsys):
         for event in round_events(1):
             observer(event)
     assert capsys.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.04, "0.0 s"), (4.24, "4.2 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (7500, "2 h 05 min")],
-)
-def test_durations(seconds, text):
-    assert duration(seconds) == text
 
 
 def test_numbers_that_are_not_finite_are_a_dash():

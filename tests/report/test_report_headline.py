@@ -118,13 +118,15 @@ def test_numbers_as_people_read_them():
         "4.0 times",
         "24 times",
     ]
-    assert [seconds_text(s) for s in (0.04, 9.96, 59.6, 200, 3599.7, 7500)] == [
+    assert [seconds_text(s) for s in (0.04, 4.24, 9.96, 59.4, 59.6, 200, 3599.7, 7500)] == [
         "0.0 s",
+        "4.2 s",
         "10 s",
-        "1 min 0 s",
+        "59 s",
+        "1 min 00 s",
         "3 min 20 s",
-        "1 h 0 min",
-        "2 h 5 min",
+        "1 h 00 min",
+        "2 h 05 min",
     ]
     assert [bytes_text(b) for b in (0, 512, 999_600, 12_700_000, 1.412e9)] == [
         "0 B",

@@ -15,8 +15,9 @@ from pplr.cli import INTERRUPTED
 from pplr.cli.measures import main_metric, print_measures, shown
 from pplr.cli.options import BackboneName, Quiet
 from pplr.cli.progress import watching
-from pplr.cli.progress_words import duration, number
+from pplr.cli.progress_words import number
 from pplr.cli.terminal import results, say, shown_path
+from pplr.wording import seconds_text
 
 if TYPE_CHECKING:
     from pplr.demo import DemoResult, Glimpse
@@ -86,7 +87,7 @@ def _print_examples(folder: Path, console: Console) -> None:
 
 
 def _print_glimpse(glimpse: Glimpse, console: Console) -> None:
-    console.print(Text(f"A generative model, {duration(glimpse.seconds)}", style="bold"))
+    console.print(Text(f"A generative model, {seconds_text(glimpse.seconds)}", style="bold"))
     say(f"  validation loss a token: {number(glimpse.before, 3)} before, {number(glimpse.after, 3)} after", console)
     _print_titles("history", list(glimpse.history[-5:]), console)
     _print_titles("wrote freely", [glimpse.written], console)

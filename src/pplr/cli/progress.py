@@ -16,8 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pplr.cli.progress_track import ClientTrack, Track
-from pplr.cli.progress_words import client_line, duration, lines, number
+from pplr.cli.progress_words import client_line, lines, number
 from pplr.cli.terminal import messages, say, silence
+from pplr.wording import seconds_text
 
 if TYPE_CHECKING:
     from pplr.federation.events import Event, Observer
@@ -129,7 +130,7 @@ class LiveDisplay:
         row.add_row(
             Text(f"Round {track.round} of {track.rounds}", style="bold"),
             ProgressBar(total=track.rounds, completed=track.round - 1 + track.round_part, width=30),
-            Text("" if left is None else f"at most {duration(left)} left"),
+            Text("" if left is None else f"at most {seconds_text(left)} left"),
         )
         return row
 

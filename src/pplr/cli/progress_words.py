@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from pplr.wording import baseline_name
+from pplr.wording import baseline_name, seconds_text
 
 if TYPE_CHECKING:
     from pplr.cli.progress_track import ClientTrack, Track
@@ -26,20 +26,8 @@ def client_line(event: Event, track: Track) -> str:
     speed = "" if client.tokens_per_second is None else f", {client.tokens_per_second:,.0f} tokens/s"
     return (
         f"Round {event.round} of {track.rounds}, {event.client}: training loss {number(client.training_loss)}"
-        f"{speed}, {duration(event.data['seconds'].get('total', 0.0))}"
+        f"{speed}, {seconds_text(event.data['seconds'].get('total', 0.0))}"
     )
-
-
-def duration(seconds: float) -> str:
-    """Return a duration for a person: "4.2 s", "45 s", "3 min 20 s", "2 h 05 min"."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -74,7 +62,7 @@ def _model_loaded(event: Event, _: Track) -> Iterator[str]:
     data = event.data
     yield (
         f"Model: {data['model']}, {data['trained']:,} trained parameters a client, {data['shared']:,} of them shared "
-        f"({duration(data['seconds'])})"
+        f"({seconds_text(data['seconds'])})"
     )
 
 
@@ -84,8 +72,8 @@ def _resumed(event: Event, _: Track) -> Iterator[str]:
 
 def _round_finished(event: Event, track: Track) -> Iterator[str]:
     left = track.seconds_left
-    ending = f", at most {duration(left)} left" if left else ""
-    took = duration(event.data["seconds"]["total"])
+    ending = f", at most {seconds_text(left)} left" if left else ""
+    took = seconds_text(event.data["seconds"]["total"])
     yield f"Round {event.round} of {track.rounds}: validation {_score(event, track)}, {took}{ending}"
 
 

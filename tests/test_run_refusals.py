@@ -1,0 +1,97 @@
+"""What a run folder refuses: another configuration, other data, damage, folders that are not its own."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+import pplr
+from pplr.errors import CheckpointError, PplrError, RunError
+from whole_runs import change_events, configuration, copied
+
+
+def test_resume_refuses_another_configuration_and_damage(files, tmp_path):
+    config = configuration(files, federation={"rounds": 1})
+    folder = tmp_path / "run"
+    pplr.run(config, folder)
+    with pytest.raises(RunError, match=r"federation\.rounds"):
+        pplr.run(configuration(files), folder, resume=True)
+    with pytest.raises(RunError, match="already a run"):
+        pplr.run(config, folder)
+    bank = folder / "checkpoints" / "round-0001" / "bank.safetensors"
+    bank.write_bytes(bank.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(CheckpointError, match="damaged"):
+        pplr.run(config, folder, resume=True)
+    assert pplr.run(config, folder, overwrite=True).metrics["stopped"]["round"] == 1
+
+
+def test_folders_that_hold_something_else_are_left_alone(files, tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "dear.txt").write_text("dear")
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="not empty"):
+            pplr.run(configuration(files), tmp_path / "letters", overwrite=overwrite)
+    assert (tmp_path / "letters" / "dear.txt").read_text() == "dear"
+    with pytest.raises(RunError, match="no run"):
+        pplr.run(configuration(files), tmp_path / "nothing", resume=True)
+
+
+def test_data_that_changed_since_is_named_and_nothing_is_lost(files, tmp_path):
+    mine = copied(files, tmp_path / "mine")
+    config, folder = configuration(mine, federation={"rounds": 1}), tmp_path / "run"
+    pplr.run(config, folder)
+    before = (folder / "metrics.json").read_bytes()
+    change_events(mine, -1, "i7")
+    for again in (lambda: pplr.run(config, folder, resume=True), lambda: pplr.evaluate_run(folder)):
+        with pytest.raises(RunError, match="held-out events that the run"):
+            again()
+    assert pplr.Recommender.load(folder).owner("u0") == "shop-0"
+    change_events(mine, 0, "i9")
+    with pytest.raises(RunError, match="training events"):
+        pplr.evaluate_run(folder)
+    assert pplr.Recommender.load(folder).recommend("shop-0", user="u0", k=1).history[0].id in {"i9", "i0"}
+    items = pl.read_csv(mine / "items.csv")
+    items.with_columns(pl.col("title").str.to_uppercase()).write_csv(mine / "items.csv")
+    with pytest.raises(RunError, match="items that the run"):
+        pplr.Recommender.load(folder)
+    assert (folder / "metrics.json").read_bytes() == before
+
+
+def test_whose_user_it_is_cannot_be_told_after_the_grouping_data_changed(files, tmp_path):
+    mine = copied(files, tmp_path / "mine")
+    clients = {"kind": "random", "count": 2}
+    folder = tmp_path / "run"
+    pplr.run(configuration(mine, federation={"rounds": 1}, clients=clients), folder)
+    change_events(mine, 0, "i9")
+    recommender = pplr.Recommender.load(folder)
+    with pytest.raises(RunError, match="which client"):
+        recommender.owner("u0")
+    assert recommender.recommend(recommender.clients[0], history=["i1"], k=1).items
+
+
+def test_a_start_that_fails_leaves_the_folder_as_it_was(files, tmp_path):
+    mine = copied(files, tmp_path / "mine")
+    config, folder = configuration(mine, federation={"rounds": 1}), tmp_path / "run"
+    (mine / "items.csv").rename(mine / "away.csv")
+    with pytest.raises(PplrError):
+        pplr.run(config, folder)
+    assert not folder.exists()
+    (mine / "away.csv").rename(mine / "items.csv")
+    pplr.run(config, folder)
+    (folder / "notes.txt").write_text("mine")
+    (mine / "items.csv").rename(mine / "away.csv")
+    before = sorted(path.name for path in folder.rglob("*"))
+    with pytest.raises(PplrError):
+        pplr.run(config, folder, overwrite=True)
+    assert sorted(path.name for path in folder.rglob("*")) == before
+    (mine / "away.csv").rename(mine / "items.csv")
+    pplr.run(config, folder, overwrite=True)
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_with_a_configuration_is_not_yet_a_run(files, tmp_path):
+    """Somebody's own config.toml beside somebody's data must survive any option."""
+    (tmp_path / "config.toml").write_text("mine")
+    with pytest.raises(RunError, match="holds no run"):
+        pplr.run(configuration(files), tmp_path, overwrite=True)
+    assert (tmp_path / "config.toml").read_text() == "mine"
