@@ -121,7 +121,7 @@ def _losses(
     backbone: GenerativeBackbone, row: torch.Tensor, examples: TitleExamples, theirs: PeftTraining, rows: list[Any]
 ) -> dict[str, float]:
     """Return the loss of the untrained model on the same examples by both ways: proof that the task is the same."""
-    ours, _ = mean_loss(backbone, backbone.layout.views(row), examples, batch_tokens=10**6)
+    ours, _ = mean_loss(backbone, backbone.layout.views(row), None, examples, batch_tokens=10**6)
     return {"ours": ours, "theirs": theirs.loss(rows)}
 
 

@@ -110,9 +110,13 @@ def test_clipping_warm_up_decay_and_schedule_equal_a_plain_implementation(still,
 def test_training_learns(still):
     row = still.layout.initial_row(0)
     examples = still.examples(DATA.training())
-    before, targets = mean_loss(still, still.layout.views(row), examples, 200)
+    before, targets = mean_loss(
+        still, still.layout.views(row), still.encode_catalogue(still.layout.views(row)), examples, 200
+    )
     after = train(still, SETTINGS.model_copy(update={"epochs": 10, "batch_tokens": 40}), users=40).row
-    learnt, _ = mean_loss(still, still.layout.views(after), examples, 200)
+    learnt, _ = mean_loss(
+        still, still.layout.views(after), still.encode_catalogue(still.layout.views(after)), examples, 200
+    )
     assert learnt < min(0.8 * before, math.log(len(DATA.catalogue)))  # better than a guess among all items
     assert targets == sum(max(len(history) - 1, 0) for history in DATA.training())
 
@@ -120,7 +124,9 @@ def test_training_learns(still):
 def test_mean_loss_does_not_depend_on_batches(still):
     parameters = still.layout.views(still.layout.initial_row(1))
     examples = still.query_examples(DATA.queries(Part.TEST))
-    losses = [mean_loss(still, parameters, examples, size)[0] for size in (1, 17, 10_000)]
+    losses = [
+        mean_loss(still, parameters, still.encode_catalogue(parameters), examples, size)[0] for size in (1, 17, 10_000)
+    ]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
 
 
@@ -130,7 +136,9 @@ def test_a_client_without_examples_keeps_its_row(still):
     result = train_locally(still, row, examples, SETTINGS, PLACE)
     assert torch.equal(result.row, row)
     assert (result.steps, result.targets, math.isnan(result.loss)) == (0, 0, True)
-    loss, targets = mean_loss(still, still.layout.views(row), examples, 100)
+    loss, targets = mean_loss(
+        still, still.layout.views(row), still.encode_catalogue(still.layout.views(row)), examples, 100
+    )
     assert (math.isnan(loss), targets) == (True, 0)
 
 

@@ -16,7 +16,7 @@ from pplr.data.dataset import ClientData, Ints, Part, Queries
 from pplr.errors import NumericalError
 from pplr.evaluation import UserMetrics, evaluate
 from pplr.federation.messages import ClientInfo, EvaluateTask, Report, TrainTask, Update
-from pplr.models.backbone import Backbone
+from pplr.models.backbone import Backbone, CatalogueScorer
 from pplr.seeds import numpy_generator
 from pplr.training import Place, StepProgress, TrainingSettings, mean_loss, train_locally
 
@@ -129,20 +129,24 @@ class Client:
         parameters = self._backbone.layout.views(row)
         queries = self._queries[task.part]
         held_out = self._backbone.query_examples(queries)
-        loss, targets = mean_loss(self._backbone, parameters, held_out, self._training.batch_tokens * 2)
+        catalogue = self._backbone.encode_catalogue(parameters)
+        loss, targets = mean_loss(self._backbone, parameters, catalogue, held_out, self._training.batch_tokens * 2)
         if targets and not math.isfinite(loss):
             raise NumericalError(
                 f"The {task.part.name.lower()} loss of client {self.info.name} became {loss} after round {task.round}. "
                 "Lower training.learning_rate or training.clip_norm, or train in float32."
             )
-        per_user = self._ranked(queries, row, task.part) if task.rank and len(queries) else None
+        per_user = (
+            self._ranked(queries, self._backbone.scorer(parameters, catalogue), task.part)
+            if task.rank and len(queries)
+            else None
+        )
         metrics = {} if per_user is None else per_user.overall()
         improved = task.part is Part.VALIDATION and self._keep(row, metrics, loss)
         seconds = time.perf_counter() - started
         return Report(self.info.name, task.part, loss, len(queries), metrics, improved, per_user, seconds)
 
-    def _ranked(self, queries: Queries, row: Tensor, part: Part) -> UserMetrics:
-        scorer = self._backbone.scorer(self._backbone.layout.views(row))
+    def _ranked(self, queries: Queries, scorer: CatalogueScorer, part: Part) -> UserMetrics:
         m = self._measuring
         ks = sorted({*m.ks, 10}) if part is Part.VALIDATION else m.ks  # rows are chosen by NDCG@10
         return evaluate(scorer, queries, self._backbone.items, ks, mask_history=m.mask_history, batch=m.batch_users)

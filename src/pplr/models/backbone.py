@@ -114,5 +114,5 @@ class Backbone(ABC, Generic[E]):
         """Return the loss of the examples `rows`; `training` switches dropout on (drawn from torch's generator)."""
 
     @abstractmethod
-    def scorer(self, parameters: Parameters) -> CatalogueScorer:
-        """Return a scorer with these parameters."""
+    def scorer(self, parameters: Parameters, catalogue: Tensor | None = None) -> CatalogueScorer:
+        """Return a scorer with these parameters; `catalogue` is what `encode_catalogue` returned, where it is at hand."""

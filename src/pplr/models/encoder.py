@@ -25,12 +25,15 @@ from torch import Tensor, nn
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
 from pplr.models.backbone import Backbone, CatalogueScorer, Loss, Parameters, Refresh
-from pplr.models.batching import padded
+from pplr.models.batching import padded, sorted_batches
 from pplr.models.examples import next_items
 from pplr.models.layout import Layout, ParameterSpec, zeros
 from pplr.models.lora import AdapterSettings, Lora
 from pplr.models.text import item_texts
 from pplr.models.vectors import Tokens, encode, mean_pool, readable_tokens
+
+SCORED_TOKENS = 4096
+"""Tokens that are read at once when scoring, padding included: histories of similar length together."""
 
 
 class EncoderSettings(BaseModel):
@@ -142,14 +145,20 @@ class EncoderBackbone(Backbone[HistoryExamples]):
         total = F.cross_entropy(logits, wanted, reduction="sum")
         return Loss(total, len(rows), int(examples.lengths[rows].sum()))
 
-    def scorer(self, parameters: Parameters) -> EncoderScorer:
+    def scorer(self, parameters: Parameters, catalogue: Tensor | None = None) -> EncoderScorer:
         """Return a scorer that reads the newest items of a history."""
-        return EncoderScorer(self, parameters)
+        return EncoderScorer(self, parameters, catalogue)
 
     @torch.no_grad()
     def scores(self, parameters: Parameters, vectors: Tensor, histories: Sequence[Ints]) -> Tensor:
         """Return [histories, items] scores against unit item vectors [items, hidden]."""
-        scores = self._read(parameters, histories, training=False) @ vectors.T / self.settings.temperature
+        lengths = np.asarray([len(self._history_ids(history)) for history in histories], np.int64)
+        states = vectors.new_empty(len(histories), vectors.shape[1])
+        for part in sorted_batches(lengths, SCORED_TOKENS):
+            states[torch.from_numpy(part).to(self.device)] = self._read(
+                parameters, [histories[i] for i in part], training=False
+            )
+        scores = states @ vectors.T / self.settings.temperature
         return scores + parameters["bias"] if "bias" in parameters else scores
 
     def _logits(
@@ -187,10 +196,10 @@ class EncoderBackbone(Backbone[HistoryExamples]):
 class EncoderScorer(CatalogueScorer):
     """Scores with one client's parameters; item vectors are computed once."""
 
-    def __init__(self, backbone: EncoderBackbone, parameters: Parameters) -> None:
+    def __init__(self, backbone: EncoderBackbone, parameters: Parameters, vectors: Tensor | None) -> None:
         self._backbone = backbone
         self._parameters = parameters
-        self._vectors = backbone.encode_catalogue(parameters)
+        self._vectors = backbone.encode_catalogue(parameters) if vectors is None else vectors
 
     def scores(self, queries: Queries, wanted: int = 0) -> Tensor:
         """Return [len(queries), items] scores."""

@@ -178,7 +178,7 @@ class GenerativeBackbone(Backbone[TitleExamples]):
                 stack.enter_context(self.lora.training())
             return self._loss(examples, rows)
 
-    def scorer(self, parameters: Parameters) -> CatalogueScorer:
+    def scorer(self, parameters: Parameters, catalogue: Tensor | None = None) -> CatalogueScorer:
         """Return a scorer that writes titles and grounds them as the settings say."""
         from pplr.models.grounding import grounded_scorer
 

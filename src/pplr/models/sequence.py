@@ -204,9 +204,9 @@ class SequenceBackbone(Backbone[ItemSequences]):
         total = F.cross_entropy(logits, targets, reduction="sum")
         return Loss(total, len(targets), int(examples.lengths[rows].sum()))
 
-    def scorer(self, parameters: Parameters) -> SequenceScorer:
+    def scorer(self, parameters: Parameters, catalogue: Tensor | None = None) -> SequenceScorer:
         """Return a scorer that reads the newest `positions` items of a history."""
-        return SequenceScorer(self, parameters)
+        return SequenceScorer(self, parameters, catalogue)
 
     @torch.no_grad()
     def scores(self, parameters: Parameters, table: Tensor, histories: Sequence[Ints]) -> Tensor:
@@ -220,9 +220,10 @@ class SequenceBackbone(Backbone[ItemSequences]):
         return self._logits(parameters, table, last)
 
     @torch.no_grad()
-    def item_embeddings(self, parameters: Parameters) -> Tensor:
-        """Return e_i of every item, [items, width]."""
-        return self._embeddings(parameters, self._vectors(parameters, self.encode_catalogue(parameters), None, False))
+    def item_embeddings(self, parameters: Parameters, catalogue: Tensor | None = None) -> Tensor:
+        """Return e_i of every item, [items, width]; `catalogue` as for `scorer`."""
+        vectors = self.encode_catalogue(parameters) if catalogue is None else catalogue
+        return self._embeddings(parameters, self._vectors(parameters, vectors, None, False))
 
     def _vectors(self, parameters: Parameters, catalogue: Tensor | None, seen: Tensor | None, training: bool) -> Tensor:
         vectors = self.vectors if catalogue is None else catalogue
@@ -274,10 +275,10 @@ def _item_tokens(settings: SequenceSettings, catalogue: Catalogue, tokenizer: An
 class SequenceScorer(CatalogueScorer):
     """Scores with one client's parameters; item embeddings are computed once."""
 
-    def __init__(self, backbone: SequenceBackbone, parameters: Parameters) -> None:
+    def __init__(self, backbone: SequenceBackbone, parameters: Parameters, catalogue: Tensor | None) -> None:
         self._backbone = backbone
         self._parameters = parameters
-        self._table = backbone.item_embeddings(parameters)
+        self._table = backbone.item_embeddings(parameters, catalogue)
 
     def scores(self, queries: Queries, wanted: int = 0) -> Tensor:
         """Return [len(queries), items] scores."""

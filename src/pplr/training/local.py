@@ -150,9 +150,13 @@ def train_locally(
 
 
 @torch.no_grad()
-def mean_loss(backbone: Backbone[E], parameters: Parameters, examples: E, batch_tokens: int) -> tuple[float, int]:
-    """Return the mean negative log-likelihood per target token, and the number of target tokens; NaN and 0 if none."""
-    catalogue = backbone.encode_catalogue(parameters)
+def mean_loss(
+    backbone: Backbone[E], parameters: Parameters, catalogue: Tensor | None, examples: E, batch_tokens: int
+) -> tuple[float, int]:
+    """Return the mean negative log-likelihood per target token, and the number of target tokens; NaN and 0 if none.
+
+    `catalogue` is what the backbone's `encode_catalogue` returns for these parameters.
+    """
     total, targets = 0.0, 0
     for batch in sorted_batches(examples.lengths, batch_tokens):
         loss = backbone.loss(parameters, catalogue, examples, batch, training=False)
