@@ -24,7 +24,20 @@ from pplr.runner import RunResult, run
 from pplr.wiring import Parts, prepare
 
 StrategyName = Literal["pplr", "fedavg", "local", "centralised"]
-_ROUNDS = {"sequence": 28, "encoder": 6, "generative": 6}
+_SIZES: dict[str, dict[str, dict[str, Any]]] = {
+    "sequence": {"federation": {"rounds": 28}},
+    "encoder": {
+        "federation": {"rounds": 5},
+        "training": {"learning_rate": 3e-3, "batch_tokens": 1024, "max_examples": 1000},
+        "evaluation": {"max_users": 100},
+    },
+    "generative": {
+        "federation": {"rounds": 3},
+        "training": {"max_examples": 400},
+        "evaluation": {"max_users": 40},
+    },
+}
+"""How much of the work each backbone does in the demo: the larger models would take hours for all of it on two cores."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +88,10 @@ def demo_config(backbone: BackboneName = "sequence", strategy: StrategyName = "p
         "data": {"demo": "movietweetings"},
         "backbone": {"kind": backbone},
         "strategy": {"kind": strategy},
-        "federation": {"rounds": _ROUNDS[backbone]},
-        **{section: dict(given) for section, given in suited_values(backbone).items()},
     }
+    for sections in (suited_values(backbone), _SIZES[backbone]):
+        for section, given in sections.items():
+            values[section] = values.get(section, {}) | given
     return parse_config(values, Path())
 
 

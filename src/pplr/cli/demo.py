@@ -41,7 +41,8 @@ def demo(
     Five clients share MovieTweetings and learn together. The result stands
     beside simple baselines and beside clients that learn alone, followed by
     recommendations for two users, and a generative model learning the task.
-    Minutes on two cores. Run folders of an earlier demo are replaced.
+    Minutes on two cores; about half an hour with another backbone, which
+    then trains on a sample of the events. Earlier demos' folders are replaced.
 
     Examples:
       pplr demo
