@@ -8,8 +8,9 @@ one row for all samples, or one row per sample. The base model is never copied a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from pplr.errors import ConfigError, ModelError, nearest
 from pplr.models.layout import ParameterSpec, kaiming, zeros
+from pplr.models.parts import Part
 
 TARGETS = {
     "mpnet": ("q", "v"),
@@ -91,17 +93,21 @@ class Lora:
         specs: two parameters per map, `PATH.lora_A` [rank, in] and `PATH.lora_B` [out, rank].
     """
 
-    def __init__(self, model: nn.Module, settings: AdapterSettings) -> None:
-        """Wrap the maps of `model` that the settings name.
+    def __init__(self, model: nn.Module | Sequence[Part], settings: AdapterSettings) -> None:
+        """Wrap the maps of `model` that the settings name: of a whole model, or of parts of a cut one.
+
+        Names are those in the whole model, so that the adapters of parts are pieces of the whole model's adapters.
 
         Raises:
             ModelError: the model has no such map.
             ConfigError: the rank is higher than a map's full rank.
         """
-        model_type = getattr(getattr(model, "config", None), "model_type", "")
+        parts = None if isinstance(model, nn.Module) else model
+        model_type = parts[0].config.model_type if parts else getattr(getattr(model, "config", None), "model_type", "")
         targets = settings.targets or TARGETS.get(model_type, ("q_proj", "v_proj"))
         self.settings = settings.model_copy(update={"targets": tuple(targets)})
-        self._modules = _wrap(model, self.settings, SEQUENCE_FIRST.get(model_type, ()))
+        places = _linear_maps(model) if isinstance(model, nn.Module) else [p for part in model for p in _maps_of(part)]
+        self._modules = _wrap(places, self.settings, SEQUENCE_FIRST.get(model_type, ()))
         self.specs: tuple[ParameterSpec, ...] = tuple(
             spec
             for path, module in self._modules.items()
@@ -140,24 +146,44 @@ class Lora:
                 module.training = False
 
 
-def _wrap(model: nn.Module, settings: AdapterSettings, sequence_first: tuple[str, ...]) -> dict[str, LoraLinear]:
-    linear = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
-    chosen = [path for path in linear if any(_is_named(path, target) for target in settings.targets)]
-    unmatched = [t for t in settings.targets if not any(_is_named(path, t) for path in chosen)]
+class _Place(NamedTuple):
+    """Where a linear map is: its path in the whole model, and the module that has it under `name`."""
+
+    path: str
+    owner: nn.Module
+    name: str
+    linear: nn.Linear
+
+
+def _linear_maps(model: nn.Module) -> list[_Place]:
+    found = []
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            parent, _, name = path.rpartition(".")
+            found.append(_Place(path, model.get_submodule(parent), name, module))
+    return found
+
+
+def _maps_of(part: Part) -> list[_Place]:
+    return [place._replace(path=part.path_in_whole(place.path)) for place in _linear_maps(part.module)]
+
+
+def _wrap(places: list[_Place], settings: AdapterSettings, sequence_first: tuple[str, ...]) -> dict[str, LoraLinear]:
+    chosen = [place for place in places if any(_is_named(place.path, target) for target in settings.targets)]
+    unmatched = [t for t in settings.targets if not any(_is_named(place.path, t) for place in chosen)]
     if unmatched:
-        names = sorted({path.rsplit(".", 1)[-1] for path in linear})
+        names = sorted({place.name for place in places})
         raise ModelError(
             f"The model has no linear map named {unmatched[0]!r} to adapt.{nearest(unmatched[0], names)} "
             f"Choose adapter.targets from {names}."
         )
-    _check_rank(settings.rank, {path: linear[path] for path in chosen})
+    _check_rank(settings.rank, {place.path: place.linear for place in chosen})
     wrapped = {}
-    for path in chosen:
-        parent, _, name = path.rpartition(".")
+    for path, owner, name, linear in chosen:
         scaling = settings.scale / settings.rank
-        module = LoraLinear(linear[path], scaling, settings.dropout, sequence_first=name in sequence_first)
+        module = LoraLinear(linear, scaling, settings.dropout, sequence_first=name in sequence_first)
         module.training = False
-        setattr(model.get_submodule(parent), name, module)
+        setattr(owner, name, module)
         wrapped[path] = module
     return wrapped
 

@@ -15,7 +15,7 @@ from pplr.errors import ModelError
 _MAX_HEADER = 100_000_000  # bytes; the safetensors library has the same limit
 
 
-class _Tensor(NamedTuple):
+class TensorPlace(NamedTuple):
     """Where the bytes of a tensor lie: `path[begin:end]`."""
 
     path: Path
@@ -40,9 +40,9 @@ def weights_digest(files: Iterable[Path]) -> str:
     Raises:
         ModelError: a file is not in safetensors format, or is cut off.
     """
-    tensors: dict[str, _Tensor] = {}
+    tensors: dict[str, TensorPlace] = {}
     for path in files:
-        tensors.update(_tensors(path))
+        tensors.update(tensor_places(path))
     digest = hashlib.sha256()
     with ExitStack() as stack:
         maps: dict[Path, mmap.mmap] = {}
@@ -57,7 +57,7 @@ def weights_digest(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _tensors(path: Path) -> dict[str, _Tensor]:
+def tensor_places(path: Path) -> dict[str, TensorPlace]:
     """Return the tensors of one safetensors file: 8 bytes of header length, a JSON header, then the tensors' bytes."""
     try:
         size = path.stat().st_size
@@ -67,7 +67,9 @@ def _tensors(path: Path) -> dict[str, _Tensor]:
         header.pop("__metadata__", None)
         start = 8 + length
         found = {
-            name: _Tensor(path, entry["dtype"], entry["shape"], *(start + offset for offset in entry["data_offsets"]))
+            name: TensorPlace(
+                path, entry["dtype"], entry["shape"], *(start + offset for offset in entry["data_offsets"])
+            )
             for name, entry in header.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
