@@ -64,7 +64,7 @@ def test_loss_and_gradients_equal_transformers_own(kind, changes, left):
     targets = [[*tested.tokenizer(text, add_special_tokens=False)["input_ids"], EOS] for text in texts]
     again = TrainableRow(tested.layout, random_row(tested.layout))
     with tested.lora.bound(again.named):
-        expected = labelled(tested.model, prompts, targets, left=left)
+        expected = labelled(tested.model.module, prompts, targets, left=left)
     expected.backward()
     assert loss.targets == sum(map(len, targets))
     assert loss.tokens == sum(len(p) + len(t) - 1 for p, t in zip(prompts, targets, strict=True))
@@ -109,7 +109,9 @@ def test_training_and_inference_read_the_same_prompt():
     examples = tested.query_examples(queries)
     ids, mask = tested.prompt_batch(list(queries.histories))
     read = []
-    tested.model.get_input_embeddings().register_forward_pre_hook(lambda module, given: read.append(given[0].tolist()))
+    tested.model.module.get_input_embeddings().register_forward_pre_hook(
+        lambda module, given: read.append(given[0].tolist())
+    )
     parameters = tested.layout.views(tested.layout.initial_row(0))
     with torch.no_grad():
         tested.loss(parameters, None, examples, np.arange(4), training=False)
@@ -194,7 +196,9 @@ def test_an_own_template_is_read(tmp_path):
 def test_the_titles_are_read_once_for_all_clients_and_without_adapters():
     tested = backbone(grounding="embedding")
     read = []
-    tested.model.get_input_embeddings().register_forward_pre_hook(lambda module, given: read.append(given[0].shape))
+    tested.model.module.get_input_embeddings().register_forward_pre_hook(
+        lambda module, given: read.append(given[0].shape)
+    )
     parameters = tested.layout.views(random_row(tested.layout))
     first = tested.scorer(parameters)
     assert sum(shape[0] for shape in read) == tested.items

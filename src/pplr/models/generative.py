@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from transformers import DynamicCache
 
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
 from pplr.models.backbone import Backbone, CatalogueScorer, Loss, Parameters
 from pplr.models.batching import padded
+from pplr.models.causal import as_causal
 from pplr.models.decoding.trie import TitleTrie
 from pplr.models.examples import next_items
 from pplr.models.layout import Layout
@@ -80,7 +80,7 @@ class GenerativeBackbone(Backbone[TitleExamples]):
     """See the module's text.
 
     Attributes:
-        model: the frozen causal language model of transformers, with adapters bound from outside.
+        model: the frozen causal language model, with adapters bound from outside.
         trie: the catalogue's titles as token sequences.
         title_states: the catalogue's titles as vectors.
     """
@@ -106,9 +106,9 @@ class GenerativeBackbone(Backbone[TitleExamples]):
         self.catalogue = catalogue
         self.items = len(catalogue)
         self.device = device
-        self.model = model
+        self.model = as_causal(model)
         self.tokenizer = tokenizer
-        self.lora: Lora = Lora(model, settings.adapter)
+        self.lora: Lora = Lora(self.model.adapted, settings.adapter)
         self.layout = Layout(self.lora.specs)
         self.eos = int(tokenizer.eos_token_id)
         titles = list(catalogue.titles)
@@ -188,17 +188,6 @@ class GenerativeBackbone(Backbone[TitleExamples]):
         """Return token ids and attention mask [batch, length] of prompts, padded on the left."""
         return padded([self.prompts.prompt(history) for history in histories], self.device, left=True)
 
-    def hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the last layer's normalised states [batch, length, width]."""
-        states: Tensor = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        return states
-
-    def logits(self, states: Tensor) -> Tensor:
-        """Return next-token logits [..., vocabulary] of states [..., width], soft-capped where the model does so."""
-        logits: Tensor = self.model.get_output_embeddings()(states)
-        cap = getattr(self.model.config, "final_logit_softcapping", None)
-        return cap * torch.tanh(logits / cap) if cap else logits
-
     def _loss(self, examples: TitleExamples, rows: Ints) -> Loss:
         targets = [self.titles[item] for item in examples.targets[rows]]
         prompts = [self.prompts.prompt(history) for history in examples.histories.select(rows)]
@@ -206,25 +195,10 @@ class GenerativeBackbone(Backbone[TitleExamples]):
         start = _common_start(prompts)
         ids, _ = padded([p[start:] + t[:-1] for p, t in zip(prompts, targets, strict=True)], self.device)
         row, column = _target_positions([len(p) - start for p in prompts], [len(t) for t in targets], self.device)
-        states = self._continued(prompts[0][:start], ids)[row, column]
+        states = self.model.continued(prompts[0][:start], ids)[row, column]
         wanted = torch.tensor([token for target in targets for token in target], device=self.device)
-        total = F.cross_entropy(self.logits(states).float(), wanted, reduction="sum")
+        total = F.cross_entropy(self.model.logits(states).float(), wanted, reduction="sum")
         return Loss(total, len(wanted), int(examples.lengths[rows].sum()))
-
-    def _continued(self, start: list[int], ids: Tensor) -> Tensor:
-        """Return the normalised states [batch, length, width] of `ids`, rows that all continue the tokens `start`.
-
-        Padding stands at the end, where causal attention never looks, so no mask is needed. The adapters' dropout is
-        drawn once for `start`.
-        """
-        body = self.model.base_model
-        cache = None
-        if start:
-            cache = DynamicCache(config=self.model.config)
-            body(input_ids=torch.tensor([start], device=self.device), past_key_values=cache, use_cache=True)
-            cache.batch_repeat_interleave(len(ids))
-        states: Tensor = body(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
-        return states
 
     def _measured(self, histories: Ragged, targets: Ints) -> TitleExamples:
         lengths = [

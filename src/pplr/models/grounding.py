@@ -136,7 +136,7 @@ def title_states(backbone: GenerativeBackbone, titles: list[list[int]], batch_to
     states: Tensor | None = None
     for part in sorted_batches(lengths, batch_tokens):
         ids, mask = padded([titles[i] for i in part], backbone.device)
-        hidden = backbone.hidden(ids, mask)
+        hidden = backbone.model.states(ids, mask)
         last = hidden[torch.arange(len(part)), mask.sum(1) - 1].float()
         if states is None:
             states = torch.empty(len(titles), last.shape[-1], device=last.device)

@@ -60,7 +60,7 @@ def beam_search(
     results equal those of transformers' `generate` (search.py).
 
     Args:
-        model: a causal language model of transformers, with adapters bound to it or not.
+        model: a causal language model, of transformers or a `CausalModel`, with adapters bound to it or not.
         input_ids: [users, prompt] prompts, padded on the left.
         attention_mask: [users, prompt], 0 at padding.
         beams: width of the search, and number of continuations returned.

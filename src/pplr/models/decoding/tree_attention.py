@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pplr.errors import DataError
-from pplr.models.decoding.cache import RoomyCache
-from pplr.models.decoding.layer_masks import LayerMasks
+from pplr.models.causal import Sight, as_causal
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -48,21 +47,19 @@ class TreeReader:
                 "that is not empty padding on the left and text on the right. Pad prompts on the left, with at least "
                 "one token each."
             )
-        self._model = model
-        self._masks = LayerMasks(model)
+        self._reading = as_causal(model).reading(room)
         self._room = room
         self._input_ids = input_ids
         self._seen = seen
         self._lengths: Ints = seen.sum(1).cpu().numpy()
         self._visible: Bools = np.zeros((len(input_ids), 0, 0), np.bool_)
         self._positions: Ints = np.zeros((len(input_ids), 0), np.int64)
-        self._cache = RoomyCache(model.config.get_text_config().num_hidden_layers, room)
         self.users: Ints = np.arange(len(input_ids))
         self.columns = 0
 
     def read_prompts(self) -> Tensor:
         """Return the logits [users, vocabulary] behind the prompts; once, before anything else."""
-        return self._call(self._input_ids, self._seen.long(), _positions(self._seen), 1)[:, -1]
+        return self._reading.read(self._input_ids, _positions(self._seen), Sight(self._seen), 1)[:, -1]
 
     def read_prompts_with_common_start(self) -> Tensor:
         """Do the same as `read_prompts`, but read the tokens that all prompts begin with once.
@@ -75,15 +72,16 @@ class TreeReader:
             return self.read_prompts()
         longest = int(self._lengths.max())
         start = self._input_ids[:1, width - int(self._lengths[0]) :][:, :common]
-        self._call(start, torch.ones_like(start), _positions(torch.ones_like(start)), 1)
+        everything = torch.ones_like(start, dtype=torch.bool)
+        self._reading.read(start, _positions(everything), Sight(everything), 1)
         rest = width - longest + common
-        self._cache.spread(users, longest - common + self._room)
+        self._reading.spread(users, longest - common + self._room)
         later = torch.arange(rest, width, device=self._seen.device) >= width - self._seen.sum(1, keepdim=True) + common
         self._seen = torch.cat([torch.ones_like(later[:, :1]).expand(-1, common), later], dim=1)
         positions = _positions(self._seen)
         full = _causal(self._seen, common)
-        mask = self._masks.of(full, positions[:, common:], positions)
-        return self._call(self._input_ids[:, rest:], mask, positions[:, common:], 1)[:, -1]
+        sight = Sight(self._seen, full, positions)
+        return self._reading.read(self._input_ids[:, rest:], positions[:, common:], sight, 1)[:, -1]
 
     def read(self, tokens: Ints, parents: Ints, depths: Ints, wanted: Bools) -> Tensor:
         """Read [rows, width] more tokens; return the logits [wanted.sum(), vocabulary] behind those that are `wanted`.
@@ -100,8 +98,8 @@ class TreeReader:
         kept = torch.from_numpy(wanted).to(device)
         full = torch.cat([seen[:, None, :] & kept[:, :, None], own], dim=2)[:, None]
         tree_positions = torch.from_numpy(self._positions[self.users, : self.columns]).to(device)
-        mask = self._masks.of(full, new, torch.cat([_positions(seen), tree_positions], dim=1))
-        return self._call(torch.from_numpy(tokens).to(device), mask, new, kept)
+        sight = Sight(seen, full, torch.cat([_positions(seen), tree_positions], dim=1))
+        return self._reading.read(torch.from_numpy(tokens).to(device), new, sight, kept)
 
     def keep(self, users: Ints) -> None:
         """Drop the rows of all users but `users`; rows may change places."""
@@ -109,21 +107,10 @@ class TreeReader:
         rows = int(wanted.sum())
         holes, fillers = np.flatnonzero(~wanted[:rows]), rows + np.flatnonzero(wanted[rows:])
         moves = [(int(source), int(target)) for source, target in zip(fillers, holes, strict=True)]
-        self._cache.keep(moves, rows)
+        self._reading.keep(moves, rows)
         self.users = self.users.copy()
         self.users[holes] = self.users[fillers]
         self.users = self.users[:rows]
-
-    def _call(self, tokens: Tensor, mask: Tensor | dict[str, Tensor], positions: Tensor, keep: int | Tensor) -> Tensor:
-        logits: Tensor = self._model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=keep,
-        ).logits
-        return logits
 
     def _grow(self, parents: Ints, positions: Ints, wanted: Bools) -> None:
         """Write down what the new tokens see of the tree, and where they stand."""
