@@ -108,7 +108,7 @@ class GenerativeBackbone(Backbone[TitleExamples]):
         self.device = device
         self.model = as_causal(model)
         self.tokenizer = tokenizer
-        self.lora: Lora = Lora(self.model.adapted, settings.adapter)
+        self.lora: Lora = self.model.adapters(settings.adapter)
         self.layout = Layout(self.lora.specs)
         self.eos = int(tokenizer.eos_token_id)
         titles = list(catalogue.titles)

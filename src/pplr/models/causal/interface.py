@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pplr.models.causal.layer_masks import LayerMasks
-from pplr.models.parts import Part
+from pplr.models.lora import AdapterSettings, Lora
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,17 @@ class CausalModel(ABC):
 
     Attributes:
         config: transformers' configuration of the whole model.
-        adapted: what adapters can be put into: the model, or the parts that are in this process.
     """
 
     config: Any
-    adapted: nn.Module | Sequence[Part]
+
+    @abstractmethod
+    def adapters(self, settings: AdapterSettings) -> Lora:
+        """Put adapters into the model, as far as it is in this process, and return them.
+
+        Raises:
+            ModelError, ConfigError: the settings do not fit the model (see `Lora`).
+        """
 
     @abstractmethod
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:

@@ -11,14 +11,19 @@ from transformers import DynamicCache
 from pplr.models.causal.cache import RoomyCache
 from pplr.models.causal.interface import CausalModel, Reading, Sight
 from pplr.models.causal.layer_masks import LayerMasks
+from pplr.models.lora import AdapterSettings, Lora
 
 
 class WholeCausal(CausalModel):
     """A causal language model of transformers, in one piece."""
 
     def __init__(self, model: Any) -> None:
-        self.module = self.adapted = model
+        self.module = model
         self.config = model.config
+
+    def adapters(self, settings: AdapterSettings) -> Lora:
+        """Put adapters into the model."""
+        return Lora(self.module, settings)
 
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the last layer's normalised states [batch, length, width]."""

@@ -1,0 +1,32 @@
+"""A BERT-like encoder whose bottom and top are here, and whose trunk may be anywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
+
+from pplr.models.parts.passing import PartModel, Trunk
+
+
+class SplitEncoder(nn.Module):
+    """Takes the place of transformers' encoder: token ids in, last hidden states out."""
+
+    def __init__(self, bottom: PartModel, trunk: Trunk, top: PartModel) -> None:
+        super().__init__()
+        self.bottom, self.trunk, self.top = bottom, trunk, top
+        self.config = bottom.part.config
+        self.here = nn.ModuleList([bottom.part.module, top.part.module])
+        windows: Any = getattr(self.config, "attention_window", 1)
+        self._multiple = max(windows) if isinstance(windows, list) else windows
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutput:
+        """Return states [rows, length, width] of `input_ids` [rows, length], whose mask is 0 at padding."""
+        length = input_ids.shape[1]
+        more = -length % self._multiple  # a longformer pads by its embeddings, which the trunk does not have
+        ids = F.pad(input_ids, (0, more), value=self.config.pad_token_id or 0)
+        mask = F.pad(attention_mask, (0, more))
+        states = self.top.through(self.trunk.through(self.bottom.through(ids, mask), mask), mask)
+        return BaseModelOutput(last_hidden_state=states[:, :length])
