@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from pplr.config import Config, parse_config
 from pplr.config_template import suited_values, template_toml
+from pplr.models.parts.settings import SplitPlacement
 
 BACKBONES = ["sequence", "encoder", "generative"]
 
@@ -56,7 +57,7 @@ def uncommented(lines: str) -> str:
 
 
 def test_the_sections_are_found():
-    assert len(KINDS) == 4 + 4 + 3 + 2
+    assert len(KINDS) == 4 + 4 + 3 + 2 + 2
     assert {"data.columns", "data.cleaning", "data.split", "backbone.adapter"} <= {path for path, _ in SECTIONS}
 
 
@@ -93,7 +94,11 @@ def test_a_default_that_is_uncommented_changes_nothing(tmp_path):
 
 @pytest.mark.parametrize(("section", "model"), KINDS, ids=lambda value: getattr(value, "__name__", value))
 def test_every_kind_can_be_chosen_and_uncommented(section, model, tmp_path):
-    text, kind = template_toml(), model.model_fields["kind"].default
+    # the default backbone has no layers to split
+    text, kind = (
+        template_toml("generative" if model is SplitPlacement else "sequence"),
+        model.model_fields["kind"].default,
+    )
     part, lines = part_of(text, section, model), block(text, section)
     chosen = re.sub(r'^kind = "[\w-]+"', f'kind = "{kind}"', lines, flags=re.M).replace(part, uncommented(part))
     config = parse_config(tomllib.loads(text.replace(lines, chosen)), tmp_path)
@@ -109,7 +114,7 @@ def test_own_files_come_first_and_are_what_one_must_set(tmp_path):
     data = parse_config(tomllib.loads(text), tmp_path).data
     assert (data.demo, data.events, data.items) == (None, tmp_path / "orders.csv", tmp_path / 'odd "name".csv')
     set_keys = [line.split(" =")[0] for line in text.splitlines() if re.match(r"\w+ =", line)]
-    assert set_keys == ["events", "items", "kind", "kind", "rounds", "kind", "kind"]
+    assert set_keys == ["events", "items", "kind", "kind", "rounds", "kind", "kind", "kind"]
     headers = re.findall(r"^\[(.+)\]$", text, re.M)
     assert headers[:4] == ["data", "clients", "strategy", "federation"]
 

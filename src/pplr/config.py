@@ -6,10 +6,10 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pplr.config_overrides import apply_overrides
 from pplr.config_problems import prepared, sentences
@@ -20,6 +20,7 @@ from pplr.errors import ConfigError, command
 from pplr.federation.settings import FederationSettings
 from pplr.federation.strategies import STRATEGIES, Pplr, Strategy
 from pplr.models.hub.registry import find
+from pplr.models.parts.settings import PlacementSettings, WholePlacement
 from pplr.models.settings import BackboneSettings, SequenceSettings
 from pplr.training.settings import TrainingSettings
 
@@ -72,6 +73,9 @@ class Config(BaseModel):
     data: DataSettings = Field(default_factory=lambda: DataSettings(demo="movietweetings"), description="The data.")
     clients: ClientSettings = Field(default=KMeansClients(), description="Who owns which users.")
     backbone: BackboneSettings = Field(default=SequenceSettings(), description="The recommender.")
+    placement: PlacementSettings = Field(
+        default=WholePlacement(), description="Who holds which layers of the language model."
+    )
     training: TrainingSettings = Field(default=TrainingSettings(), description="Local training of one client.")
     federation: FederationSettings = Field(default=FederationSettings(), description="Rounds.")
     strategy: StrategySettings = Field(default=Pplr(), description="How the clients' rows are combined.")
@@ -85,6 +89,15 @@ class Config(BaseModel):
                 f"a run's name names a folder: up to {_NAME_LENGTH} letters, digits, '_', '-' and '.', the first a letter or digit"
             )
         return name
+
+    @model_validator(mode="after")
+    def _has_layers_to_split(self) -> Self:
+        if self.placement.kind == "split" and isinstance(self.backbone, SequenceSettings):
+            raise ValueError(
+                "placement.kind = 'split' cuts the language model of the backbones 'generative' and 'encoder', and "
+                "backbone.kind is 'sequence'. Set placement.kind to 'whole'"
+            )
+        return self
 
     @field_validator("device")
     @classmethod

@@ -26,3 +26,8 @@ def numpy_generator(seed: int, *address: str | int) -> np.random.Generator:
 def torch_generator(seed: int, *address: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a torch generator on `device` for `address`."""
     return torch.Generator(device).manual_seed(derive(seed, *address))
+
+
+def drawn_seed() -> int:
+    """Return a seed drawn from torch's own generator, for what draws from generators of its own."""
+    return int(torch.randint(2**62, ()))

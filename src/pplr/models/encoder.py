@@ -29,8 +29,10 @@ from pplr.models.batching import padded, sorted_batches
 from pplr.models.examples import next_items
 from pplr.models.layout import Layout, ParameterSpec, zeros
 from pplr.models.lora import AdapterSettings, Lora
+from pplr.models.parts.encoder import SplitEncoder
 from pplr.models.text import item_texts
 from pplr.models.vectors import Tokens, encode, mean_pool, readable_tokens
+from pplr.seeds import drawn_seed
 
 SCORED_TOKENS = 4096
 """Tokens that are read at once when scoring, padding included: histories of similar length together."""
@@ -104,7 +106,7 @@ class EncoderBackbone(Backbone[HistoryExamples]):
         self._lengths = np.asarray([len(ids) for ids in self._texts], np.int64)
         _check_room(settings, self._lengths, readable_tokens(body))
         self._tokens = Tokens([[*self._start, *ids, *self._end] for ids in self._texts], self._lengths + 2)
-        self.lora = Lora(body, settings.adapter)
+        self.lora = body.adapters(settings.adapter) if isinstance(body, SplitEncoder) else Lora(body, settings.adapter)
         self.layout = Layout([*self.lora.specs, *self._bias_specs()])
 
     def _bias_specs(self) -> list[ParameterSpec]:
@@ -179,7 +181,7 @@ class EncoderBackbone(Backbone[HistoryExamples]):
         with ExitStack() as stack:
             stack.enter_context(self.lora.bound(parameters))
             if training:
-                stack.enter_context(self.lora.training())
+                stack.enter_context(self.lora.training(drawn_seed()))
             states = self._body(input_ids=tokens, attention_mask=mask).last_hidden_state
         return F.normalize(mean_pool(states, mask).float(), dim=-1)
 

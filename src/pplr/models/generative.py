@@ -29,6 +29,7 @@ from pplr.models.examples import next_items
 from pplr.models.layout import Layout
 from pplr.models.lora import AdapterSettings, Lora
 from pplr.models.prompts import DEFAULT, PromptBuilder, load_template
+from pplr.seeds import drawn_seed
 
 
 class GenerativeSettings(BaseModel):
@@ -175,7 +176,7 @@ class GenerativeBackbone(Backbone[TitleExamples]):
         with ExitStack() as stack:
             stack.enter_context(self.lora.bound(parameters))
             if training:
-                stack.enter_context(self.lora.training())
+                stack.enter_context(self.lora.training(drawn_seed()))
             return self._loss(examples, rows)
 
     def scorer(self, parameters: Parameters, catalogue: Tensor | None = None) -> CatalogueScorer:

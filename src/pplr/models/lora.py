@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from pplr.errors import ConfigError, ModelError, nearest
 from pplr.models.layout import ParameterSpec, kaiming, zeros
 from pplr.models.parts import Part
+from pplr.seeds import torch_generator
 
 TARGETS = {
     "mpnet": ("q", "v"),
@@ -50,7 +52,13 @@ class AdapterSettings(BaseModel):
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear map plus the low-rank update that is bound at the moment."""
+    """A frozen linear map plus the low-rank update that is bound at the moment.
+
+    Attributes:
+        factor_a: A of the update, or None.
+        factor_b: B of the update, or None.
+        draws: where dropout is drawn from; None outside of training.
+    """
 
     def __init__(self, base: nn.Linear, scaling: float, dropout: float, *, sequence_first: bool = False) -> None:
         super().__init__()
@@ -60,6 +68,7 @@ class LoraLinear(nn.Module):
         self.sequence_first = sequence_first
         self.factor_a: Tensor | None = None
         self.factor_b: Tensor | None = None
+        self.draws: torch.Generator | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return W x, plus the update where one is bound; x is [batch, ..., in], or [length, batch, in].
@@ -71,8 +80,9 @@ class LoraLinear(nn.Module):
         if a is None or b is None:
             return y
         z = x.to(a.dtype)
-        if self.training and self.dropout > 0:
-            z = F.dropout(z, self.dropout)
+        if self.draws is not None and self.dropout > 0:
+            kept = torch.empty_like(z).bernoulli_(1 - self.dropout, generator=self.draws)
+            z = z * kept.div_(1 - self.dropout)
         if a.dim() == 2:
             return y + F.linear(F.linear(z, a) * self.scaling, b).to(y.dtype)
         if self.sequence_first:
@@ -135,15 +145,19 @@ class Lora:
                 module.factor_a = module.factor_b = None
 
     @contextmanager
-    def training(self) -> Iterator[None]:
-        """Apply the adapters' dropout inside the block; the base model stays in evaluation mode throughout."""
+    def training(self, seed: int) -> Iterator[None]:
+        """Apply the adapters' dropout inside the block; the base model stays in evaluation mode throughout.
+
+        Each map draws from a generator of its own, made of `seed` and the map's name: which maps are in this process,
+        and the order in which they run, change no draw.
+        """
         try:
-            for module in self._modules.values():
-                module.training = True
+            for path, module in self._modules.items():
+                module.draws = torch_generator(seed, path, device=module.base.weight.device)
             yield
         finally:
             for module in self._modules.values():
-                module.training = False
+                module.draws = None
 
 
 class _Place(NamedTuple):
@@ -182,7 +196,6 @@ def _wrap(places: list[_Place], settings: AdapterSettings, sequence_first: tuple
     for path, owner, name, linear in chosen:
         scaling = settings.scale / settings.rank
         module = LoraLinear(linear, scaling, settings.dropout, sequence_first=name in sequence_first)
-        module.training = False
         setattr(owner, name, module)
         wrapped[path] = module
     return wrapped

@@ -30,6 +30,7 @@ from pplr.models.lora import AdapterSettings, Lora
 from pplr.models.sequence_network import hidden_states, last_states, network_specs
 from pplr.models.text import item_texts
 from pplr.models.vectors import Tokens, encode, standardised, text_vectors, tokenise
+from pplr.seeds import drawn_seed
 
 Where = Literal["shared", "private", "none"]
 
@@ -232,7 +233,7 @@ class SequenceBackbone(Backbone[ItemSequences]):
         unique = torch.unique(seen)
         live = unique[torch.randperm(len(unique), device="cpu")[: self.settings.live_items].to(unique.device)]
         with ExitStack() as stack:
-            stack.enter_context(self.lora.training())
+            stack.enter_context(self.lora.training(drawn_seed()))
             stack.enter_context(self.lora.bound(parameters))
             fresh = self._reader.read(live.tolist())
         return vectors.index_copy(0, live, self._standardised(fresh.float()))

@@ -4,7 +4,7 @@
 """
 
 from pplr.models.hub.cache import cache_folder
-from pplr.models.hub.load import load_base, load_decoder, load_encoder
+from pplr.models.hub.load import load_base, load_decoder, load_encoder, load_tokenizer, require
 from pplr.models.hub.manifest import Manifest
 from pplr.models.hub.registry import Kind, KnownModel, known
 from pplr.models.hub.resolver import ModelFiles, installed, pull, resolve
@@ -20,6 +20,8 @@ __all__ = [
     "load_base",
     "load_decoder",
     "load_encoder",
+    "load_tokenizer",
     "pull",
+    "require",
     "resolve",
 ]

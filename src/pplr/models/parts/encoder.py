@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
+from pplr.models.lora import AdapterSettings, Lora
 from pplr.models.parts.passing import PartModel, Trunk
 
 
@@ -21,6 +22,11 @@ class SplitEncoder(nn.Module):
         self.here = nn.ModuleList([bottom.part.module, top.part.module])
         windows: Any = getattr(self.config, "attention_window", 1)
         self._multiple = max(windows) if isinstance(windows, list) else windows
+
+    def adapters(self, settings: AdapterSettings) -> Lora:
+        """Put adapters into the parts that are in this process."""
+        models = [model for model in (self.bottom, self.trunk, self.top) if isinstance(model, PartModel)]
+        return Lora([model.part for model in models], settings)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutput:
         """Return states [rows, length, width] of `input_ids` [rows, length], whose mask is 0 at padding."""
