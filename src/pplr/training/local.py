@@ -15,8 +15,8 @@ from pplr.data.dataset import Ints
 from pplr.errors import NumericalError
 from pplr.models.backbone import Backbone, E, Parameters
 from pplr.models.batching import shuffled_batches, sorted_batches
-from pplr.models.layout import TrainableRow
 from pplr.seeds import derive, numpy_generator
+from pplr.training.optimiser import RowOptimiser, clipping
 from pplr.training.settings import TrainingSettings
 
 
@@ -114,9 +114,8 @@ def train_locally(
         NumericalError: the loss or the gradient is not finite.
     """
     watch = _Stopwatch(backbone.device)
-    trained = TrainableRow(backbone.layout, row)
-    optimiser = torch.optim.AdamW([trained.values], lr=settings.learning_rate, weight_decay=0.0)
-    decay = backbone.layout.decay_mask.to(trained.values.device) * settings.weight_decay
+    optimiser = RowOptimiser(backbone.layout, row, settings.weight_decay)
+    trained = optimiser.row
     schedule = _plan(examples.lengths, settings, place)
     rate = settings.learning_rate * _course(settings, place.progress)
     total, targets, tokens, catalogue = 0.0, 0, 0, None
@@ -130,15 +129,12 @@ def train_locally(
             loss = backbone.loss(trained.named, catalogue, examples, batch, training=True)
             total += _finite(float(loss.total.detach()), "loss", place, step)
             watch.lap("forward")
-            trained.gradient.zero_()
+            optimiser.zero()
             (loss.total / max(loss.targets, 1)).backward()  # type: ignore[no-untyped-call]
             watch.lap("backward")
-            norm = torch.nn.utils.clip_grad_norm_([trained.values], settings.clip_norm)
-            _finite(float(norm), "gradient", place, step)
+            norm = _finite(math.sqrt(optimiser.squared_norm()), "gradient", place, step)
             now = rate * min(1.0, step / max(settings.warmup_steps, 1))
-            optimiser.param_groups[0]["lr"] = now
-            trained.values.mul_(1 - now * decay)
-            optimiser.step()
+            optimiser.step(now, clipping(norm, settings.clip_norm))
             watch.lap("optimiser")
             targets, tokens = targets + loss.targets, tokens + loss.tokens
             if report is not None:

@@ -1,0 +1,61 @@
+"""The optimiser of one row: AdamW over a flat vector, with the norm of its gradient in the caller's hands.
+
+Where a client's parameters are in two places, each place has such an optimiser, and the gradient is clipped by the norm
+of both: squared norms add up.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pplr.models.layout import Layout, TrainableRow
+
+
+class RowOptimiser:
+    """AdamW (Loshchilov & Hutter, arXiv:1711.05101) on a working copy of one row.
+
+    Attributes:
+        row: the working copy, whose named parts collect gradients.
+    """
+
+    def __init__(self, layout: Layout, row: Tensor, weight_decay: float) -> None:
+        self.row = TrainableRow(layout, row)
+        self._adam = torch.optim.AdamW([self.row.values], weight_decay=0.0)
+        self._decay = layout.decay_mask.to(self.row.values.device) * weight_decay
+
+    def zero(self) -> None:
+        """Forget the gradient."""
+        self.row.gradient.zero_()
+
+    def squared_norm(self) -> float:
+        """Return the squared L2 norm of the gradient."""
+        return float(torch.linalg.vector_norm(self.row.gradient)) ** 2
+
+    def step(self, rate: float, factor: float) -> None:
+        """Take a step at learning rate `rate` along the gradient times `factor` (of clipping)."""
+        self.row.gradient.mul_(factor)
+        self._adam.param_groups[0]["lr"] = rate
+        self.row.values.mul_(1 - rate * self._decay)
+        self._adam.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that decides the next step, by name: values, gradient, moments and their count."""
+        own = {"values": self.row.values.detach(), "gradient": self.row.gradient}
+        moments = self._adam.state.get(self.row.values, {})
+        return own | {name: value for name, value in moments.items() if isinstance(value, Tensor)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` returned."""
+        with torch.no_grad():
+            self.row.values.copy_(state["values"])
+            self.row.gradient.copy_(state["gradient"])
+        moments = {name: value.clone() for name, value in state.items() if name not in ("values", "gradient")}
+        self._adam.state.clear()
+        if moments:
+            self._adam.state[self.row.values] = moments
+
+
+def clipping(norm: float, most: float) -> float:
+    """Return the factor, 1 at most, that brings a gradient of L2 norm `norm` to the norm `most`."""
+    return min(1.0, most / (norm + 1e-6))

@@ -1,0 +1,91 @@
+"""The optimiser of a row equals torch's own on the parts, and two optimisers of its halves equal one of the whole."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pplr.models.layout import Layout, ParameterSpec, zeros
+from pplr.training.optimiser import RowOptimiser, clipping
+
+SPECS = [
+    ParameterSpec("a", (3, 4), zeros),
+    ParameterSpec("bias", (5,), zeros, decay=False),
+    ParameterSpec("b", (2, 2), zeros),
+]
+
+
+def _gradients(size: int, steps: int, seed: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(size, generator=generator) * 3 for _ in range(steps)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.1, 20), st.floats(0, 0.5))
+def test_steps_are_those_of_torch_with_clipping(seed: int, most: float, decay: float) -> None:
+    layout = Layout(SPECS)
+    start = torch.randn(layout.size, generator=torch.Generator().manual_seed(seed))
+    ours = RowOptimiser(layout, start, decay)
+    parts = {name: view.clone().requires_grad_() for name, view in layout.views(start).items()}
+    theirs = torch.optim.AdamW(
+        [
+            {"params": [parts["a"], parts["b"]], "weight_decay": decay},
+            {"params": [parts["bias"]], "weight_decay": 0.0},
+        ],
+        lr=0.01,
+    )
+    for gradient in _gradients(layout.size, 4, seed):
+        ours.zero()
+        ours.row.gradient.add_(gradient)
+        for name, view in layout.views(gradient).items():
+            parts[name].grad = view.clone()
+        norm = torch.nn.utils.clip_grad_norm_(list(parts.values()), most)
+        assert math.sqrt(ours.squared_norm()) == pytest.approx(float(norm), rel=1e-5)
+        ours.step(0.01, clipping(math.sqrt(ours.squared_norm()), most))
+        theirs.step()
+    for name, view in layout.views(ours.row.values).items():
+        torch.testing.assert_close(view, parts[name].detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_two_halves_step_like_the_whole() -> None:
+    whole, first, second = Layout(SPECS), Layout(SPECS[:2]), Layout(SPECS[2:])
+    start = torch.randn(whole.size, generator=torch.Generator().manual_seed(1))
+    one = RowOptimiser(whole, start, 0.1)
+    two = [RowOptimiser(first, start[: first.size], 0.1), RowOptimiser(second, start[first.size :], 0.1)]
+    for gradient in _gradients(whole.size, 5, 2):
+        for optimiser, part in zip([one, *two], [gradient, *gradient.split([first.size, second.size])], strict=True):
+            optimiser.zero()
+            optimiser.row.gradient.add_(part)
+        norms = [optimiser.squared_norm() for optimiser in two]
+        assert sum(norms) == pytest.approx(one.squared_norm(), rel=1e-5)
+        for optimiser in [one, *two]:
+            optimiser.step(0.05, clipping(math.sqrt(sum(norms)), 1.0))
+    torch.testing.assert_close(torch.cat([o.row.values for o in two]), one.row.values)
+
+
+def test_a_restored_optimiser_goes_on_bit_for_bit() -> None:
+    layout = Layout(SPECS)
+    gradients = _gradients(layout.size, 6, 3)
+    runs = []
+    for interrupted in (False, True):
+        optimiser = RowOptimiser(layout, torch.ones(layout.size), 0.1)
+        for step, gradient in enumerate(gradients):
+            if interrupted and step in (0, 3):
+                state = {name: value.clone() for name, value in optimiser.state().items()}
+                optimiser = RowOptimiser(layout, torch.zeros(layout.size), 0.1)
+                optimiser.restore(state)
+            optimiser.zero()
+            optimiser.row.gradient.add_(gradient)
+            optimiser.step(0.05, 0.5)
+        runs.append(optimiser.row.values.clone())
+    assert torch.equal(*runs)
+
+
+def test_clipping_never_enlarges() -> None:
+    assert clipping(0.5, 1.0) == 1.0
+    assert clipping(0.0, 1.0) == 1.0
+    assert clipping(4.0, 1.0) == pytest.approx(0.25, rel=1e-6)
