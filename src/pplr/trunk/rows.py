@@ -1,0 +1,154 @@
+"""The trunk's adapters of all clients, on the server: a bank of rows, and what each client's training needs.
+
+The rows take part in dynamic balance without leaving the server: it gives their Gram matrix, and mixes them by the
+matrix that the coordinator sends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from pplr.errors import RunError, nearest
+from pplr.models.bank import AdapterBank
+from pplr.models.layout import Layout
+from pplr.training.optimiser import RowOptimiser
+
+
+class ServerRows:
+    """Theta of the trunk.
+
+    Attributes:
+        layout: order and shapes of the trunk's parameters in a row.
+        bank: one row per client, as after the last mixing, or as its training left it.
+        round: the round that has begun last; 0 before the first.
+    """
+
+    def __init__(self, layout: Layout, clients: Sequence[str], initial_row: Tensor, weight_decay: float = 0.0) -> None:
+        """Give every client a copy of `initial_row` [P]."""
+        self.layout = layout
+        self.bank = AdapterBank.of_equal_rows(sorted(clients), initial_row)
+        self.round = 0
+        self._weight_decay = weight_decay
+        self._received: AdapterBank | None = None
+        self._training: dict[str, RowOptimiser] = {}
+        self._steps: dict[str, int] = {}
+        self._best: dict[str, Tensor] = {}
+
+    def begin_round(self, number: int) -> None:
+        """Remember what every client receives in this round; training that was not finished is forgotten."""
+        self.round = number
+        self._received = AdapterBank(self.bank.clients, self.bank.rows.clone())
+        self._training.clear()
+        self._steps.clear()
+
+    def training(self, client: str) -> RowOptimiser:
+        """Return the optimiser of a client's row in this round, begun afresh at first use.
+
+        Raises:
+            RunError: there is no such client.
+        """
+        if client not in self._training:
+            self._training[client] = RowOptimiser(self.layout, self._row(client), self._weight_decay)
+            self._steps[client] = 0
+        return self._training[client]
+
+    def steps(self, client: str) -> int:
+        """Return how many steps a client's row has taken in this round."""
+        return self._steps.get(client, 0)
+
+    def step(self, client: str, number: int, rate: float, factor: float) -> None:
+        """Take step `number`, counted from 1; one that was taken already is not taken again.
+
+        Raises:
+            RunError: steps were left out, or there is no such client.
+        """
+        optimiser, done = self.training(client), self._steps[client]
+        if number == done:
+            return
+        if number != done + 1:
+            raise RunError(
+                f"Client {client} asks for step {number} of round {self.round}, but its row has taken {done}: the steps "
+                "between are missing. Train the round again from its start."
+            )
+        optimiser.step(rate, factor)
+        optimiser.zero()
+        self._steps[client] = number
+
+    def finish(self, client: str) -> None:
+        """Put what a client has trained into the bank."""
+        optimiser = self._training.pop(client, None)
+        if optimiser is not None:
+            self._row(client).copy_(optimiser.row.values.detach())
+
+    def keep(self, client: str) -> None:
+        """Remember a client's row as its best."""
+        self._best[client] = self._row(client).clone()
+
+    def row(self, client: str, *, best: bool = False) -> Tensor:
+        """Return the row [P] of a client, or its best one.
+
+        Raises:
+            RunError: there is no such client, or it has kept no row yet.
+        """
+        if not best:
+            return self._row(client)
+        if client not in self._best:
+            raise RunError(f"Client {client} has not kept any row as its best yet: it validates first.")
+        return self._best[client]
+
+    def gram(self, *, updates: bool) -> Tensor:
+        """Return <x_c, x_i> of all pairs of clients, [clients, clients] float64; x is a row or its update this round.
+
+        Raises:
+            RunError: updates are asked for before the first round.
+        """
+        if updates and self._received is None:
+            raise RunError("No round has begun on this server, so there are no updates to compare.")
+        return self.bank.gram(self._received if updates else None)
+
+    def mix(self, mixing: Tensor) -> None:
+        """Replace the rows by `mixing` [clients, clients] @ rows."""
+        self.bank.mix_(mixing)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the rows and best rows, by name: what a checkpoint after a round holds."""
+        rows = {f"row/{name}": self.bank.row(name) for name in self.bank.clients}
+        return rows | {f"best/{name}": row for name, row in self._best.items()}
+
+    def restore(self, state: dict[str, Tensor], number: int) -> None:
+        """Go back to the end of round `number`, whose `state` this is.
+
+        Raises:
+            RunError: it is the state of other clients, or of another layout.
+        """
+        for name in self.bank.clients:
+            given = state.get(f"row/{name}")
+            if given is None or given.shape != self.bank.row(name).shape:
+                raise RunError(
+                    f"The saved rows of the trunk do not fit client {name}: they belong to other clients, another model or "
+                    "another cut. Give the server the folder of this run."
+                )
+        for name in self.bank.clients:
+            self.bank.row(name).copy_(state[f"row/{name}"])
+        best = {name.removeprefix("best/"): row for name, row in state.items() if name.startswith("best/")}
+        self._best = {name: row.to(self.bank.rows).clone() for name, row in best.items()}
+        self.round, self._received = number, None
+        self._training.clear()
+        self._steps.clear()
+
+    def training_state(self, client: str) -> dict[str, Tensor]:
+        """Return all that decides a client's next step; empty where it does not train."""
+        optimiser = self._training.get(client)
+        return {} if optimiser is None else optimiser.state()
+
+    def restore_training(self, client: str, state: dict[str, Tensor], steps: int) -> None:
+        """Let a client go on after step `steps` of this round, whose `training_state` this is."""
+        self.training(client).restore(state)
+        self._steps[client] = steps
+
+    def _row(self, client: str) -> Tensor:
+        if client not in self.bank.clients:
+            raise RunError(f"There is no client {client!r} on this server.{nearest(client, self.bank.clients)}")
+        return self.bank.row(client)

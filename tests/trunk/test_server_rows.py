@@ -1,0 +1,136 @@
+"""Rows on the server and rows at the client together behave like whole rows in one place."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pplr.errors import RunError
+from pplr.models.bank import AdapterBank
+from pplr.models.layout import Layout, ParameterSpec, kaiming
+from pplr.trunk.rows import ServerRows
+
+LAYOUT = Layout([ParameterSpec("a", (2, 3), kaiming), ParameterSpec("b", (4,), kaiming)])
+CLIENTS = ("ada", "bob", "cyd")
+
+
+def _rows(weight_decay: float = 0.0) -> ServerRows:
+    return ServerRows(LAYOUT, CLIENTS, LAYOUT.initial_row(1), weight_decay)
+
+
+def _gradient(client: str, step: int) -> torch.Tensor:
+    seed = CLIENTS.index(client) * 100 + step
+    return torch.randn(LAYOUT.size, generator=torch.Generator().manual_seed(seed))
+
+
+def _train(rows: ServerRows, client: str, steps: int, start: int = 0) -> None:
+    for step in range(start, steps):
+        rows.training(client).row.gradient.add_(_gradient(client, step))
+        rows.step(client, step + 1, 0.1, 0.5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 99), st.booleans())
+def test_gram_matrices_and_mixing_of_two_places_are_those_of_the_whole(seed: int, updates: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    before, after = torch.randn(2, 3, 15, generator=generator)
+    server = _rows()
+    server.bank.rows.copy_(before[:, 5:])
+    server.begin_round(1)
+    server.bank.rows.copy_(after[:, 5:])
+    here = AdapterBank(CLIENTS, after[:, :5].clone())
+    whole = AdapterBank(CLIENTS, after.clone())
+    reference = AdapterBank(CLIENTS, before) if updates else None
+    part = AdapterBank(CLIENTS, before[:, :5]) if updates else None
+    torch.testing.assert_close(
+        here.gram(part) + server.gram(updates=updates), whole.gram(reference), rtol=1e-5, atol=1e-5
+    )
+    mixing = torch.softmax(torch.randn(3, 3, generator=generator), dim=1)
+    for bank in (here, whole):
+        bank.mix_(mixing)
+    server.mix(mixing)
+    torch.testing.assert_close(torch.cat([here.rows, server.bank.rows], dim=1), whole.rows)
+
+
+def test_a_client_trains_its_own_row_only_and_it_counts_when_finished() -> None:
+    rows = _rows()
+    rows.begin_round(1)
+    before = rows.bank.rows.clone()
+    _train(rows, "bob", 3)
+    assert torch.equal(rows.bank.rows, before)
+    rows.finish("bob")
+    changed = (rows.bank.rows != before).any(dim=1).tolist()
+    assert changed == [False, True, False]
+    assert rows.gram(updates=True).diagonal().gt(0).tolist() == changed
+
+
+def test_a_step_is_taken_once_and_none_is_left_out() -> None:
+    rows = _rows()
+    rows.begin_round(1)
+    _train(rows, "ada", 2)
+    values = rows.training("ada").row.values.clone()
+    rows.step("ada", 2, 0.1, 0.5)  # asked for again, after its answer was lost
+    assert torch.equal(rows.training("ada").row.values, values)
+    assert rows.steps("ada") == 2
+    with pytest.raises(RunError, match="asks for step 4 of round 1, but its row has taken 2"):
+        rows.step("ada", 4, 0.1, 0.5)
+
+
+def test_training_goes_on_bit_for_bit_after_a_restart() -> None:
+    straight = _rows(0.1)
+    straight.begin_round(1)
+    _train(straight, "ada", 6)
+    straight.finish("ada")
+    first = _rows(0.1)
+    first.begin_round(1)
+    saved = {name: value.clone() for name, value in first.state().items()}
+    _train(first, "ada", 4)
+    training = {name: value.clone() for name, value in first.training_state("ada").items()}
+    second = ServerRows(LAYOUT, CLIENTS, torch.zeros(LAYOUT.size), 0.1)
+    second.restore(saved, 0)
+    second.begin_round(1)
+    second.restore_training("ada", training, 4)
+    _train(second, "ada", 6, start=4)
+    second.finish("ada")
+    assert torch.equal(second.bank.rows, straight.bank.rows)
+
+
+def test_best_rows_outlive_mixing_and_a_restart() -> None:
+    rows = _rows()
+    rows.keep("cyd")
+    best = rows.row("cyd", best=True).clone()
+    rows.mix(torch.full((3, 3), 0.5))
+    assert not torch.equal(rows.row("cyd"), best)
+    again = _rows()
+    again.restore(rows.state(), 3)
+    assert torch.equal(again.row("cyd", best=True), best)
+    assert torch.equal(again.row("cyd"), rows.row("cyd"))
+    assert again.round == 3
+    with pytest.raises(RunError, match="ada has not kept any row"):
+        again.row("ada", best=True)
+
+
+def test_a_new_round_begins_afresh() -> None:
+    rows = _rows()
+    rows.begin_round(1)
+    _train(rows, "ada", 2)
+    rows.begin_round(1)  # the round is trained again: what was not finished is gone
+    assert rows.steps("ada") == 0
+    assert torch.equal(rows.training("ada").row.values, rows.row("ada"))
+
+
+def test_what_does_not_belong_is_refused() -> None:
+    rows = _rows()
+    with pytest.raises(RunError, match=r"no client 'adda' on this server.* 'ada'"):
+        rows.training("adda")
+    with pytest.raises(RunError, match="No round has begun"):
+        rows.gram(updates=True)
+    state = rows.state()
+    del state["row/bob"]
+    with pytest.raises(RunError, match="do not fit client bob"):
+        _rows().restore(state, 1)
+    other = ServerRows(Layout(LAYOUT.specs[:1]), CLIENTS, torch.zeros(6))
+    with pytest.raises(RunError, match="do not fit client ada"):
+        other.restore(rows.state(), 1)
