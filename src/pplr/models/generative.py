@@ -194,9 +194,9 @@ class GenerativeBackbone(Backbone[TitleExamples]):
         prompts = [self.prompts.prompt(history) for history in examples.histories.select(rows)]
         # what all prompts begin with is read once; the last target token is never read, only predicted
         start = _common_start(prompts)
-        ids, _ = padded([p[start:] + t[:-1] for p, t in zip(prompts, targets, strict=True)], self.device)
+        ids, mask = padded([p[start:] + t[:-1] for p, t in zip(prompts, targets, strict=True)], self.device)
         row, column = _target_positions([len(p) - start for p in prompts], [len(t) for t in targets], self.device)
-        states = self.model.continued(prompts[0][:start], ids)[row, column]
+        states = self.model.continued(prompts[0][:start], ids, mask)[row, column]
         wanted = torch.tensor([token for target in targets for token in target], device=self.device)
         total = F.cross_entropy(self.model.logits(states).float(), wanted, reduction="sum")
         return Loss(total, len(wanted), int(examples.lengths[rows].sum()))

@@ -46,7 +46,7 @@ def test_states_behind_a_common_start_and_their_gradients_are_the_same(tmp_path:
         for model, lora in zip(models, loras, strict=True):
             leaf = row.clone().requires_grad_()
             with lora.bound(layout.views(leaf)):
-                states = model.continued(start, _ids(3, 11))
+                states = model.continued(start, _ids(3, 11), torch.ones(3, 11))
                 logits = model.logits(states)
                 logits.pow(2).mean().backward()
             results.append((states.detach(), logits.detach()))

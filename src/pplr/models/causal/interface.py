@@ -75,11 +75,11 @@ class CausalModel(ABC):
         """Return the last layer's normalised states [batch, length, width] of `ids` where `mask` [batch, length] is 1."""
 
     @abstractmethod
-    def continued(self, start: list[int], ids: Tensor) -> Tensor:
+    def continued(self, start: list[int], ids: Tensor, mask: Tensor) -> Tensor:
         """Return the normalised states [batch, length, width] of `ids`, rows that all continue the tokens `start`.
 
-        Padding stands at the end, where causal attention never looks, so no mask is needed. The adapters' dropout is
-        drawn once for `start`.
+        Padding, where `mask` [batch, length] is 0, stands at the end, where causal attention never looks. The adapters'
+        dropout is drawn once for `start`.
         """
 
     @abstractmethod

@@ -27,10 +27,13 @@ class SplitCausal(CausalModel):
         """Return the last layer's normalised states [batch, length, width]."""
         return self.top.through(self.trunk.through(self.bottom.through(ids, mask), mask), mask)
 
-    def continued(self, start: list[int], ids: Tensor) -> Tensor:
+    def continued(self, start: list[int], ids: Tensor, mask: Tensor) -> Tensor:
         """Return the normalised states [batch, length, width] behind a common start."""
         first = torch.tensor([start], device=ids.device) if start else None
-        return self.top.continued(*self.trunk.continued(*self.bottom.continued(first, ids)))[1]
+        states = ids
+        for part in (self.bottom, self.trunk, self.top):
+            first, states = part.continued(first, states, mask)
+        return states
 
     def logits(self, states: Tensor) -> Tensor:
         """Return next-token logits [..., vocabulary]."""

@@ -30,7 +30,7 @@ class WholeCausal(CausalModel):
         states: Tensor = self.module.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         return states
 
-    def continued(self, start: list[int], ids: Tensor) -> Tensor:
+    def continued(self, start: list[int], ids: Tensor, mask: Tensor) -> Tensor:
         """Return the normalised states [batch, length, width] behind a common start."""
         body = self.module.base_model
         cache = None

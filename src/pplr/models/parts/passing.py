@@ -43,10 +43,10 @@ class Trunk(ABC):
         """Return states [rows, length, width] behind the trunk; `mask` [rows, length] is 0 at padding."""
 
     @abstractmethod
-    def continued(self, start: Tensor | None, states: Tensor) -> tuple[Tensor | None, Tensor]:
+    def continued(self, start: Tensor | None, states: Tensor, mask: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return what comes behind the trunk for a common start [1, length, width] and rows that continue it.
 
-        Padding stands at the end of rows. Decoders only.
+        Padding, where `mask` [rows, length] is 0, stands at the end of rows. Decoders only.
         """
 
     @abstractmethod
@@ -71,7 +71,7 @@ class PartModel(Trunk):
         options: dict[str, Any] = {"use_cache": False} if self._decoder else {}
         return self._run(states, attention_mask=mask, **options)
 
-    def continued(self, start: Tensor | None, states: Tensor) -> tuple[Tensor | None, Tensor]:
+    def continued(self, start: Tensor | None, states: Tensor, mask: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return states behind this part, of a common start and of rows that continue it."""
         if start is None:
             return None, self._run(states, use_cache=False)
