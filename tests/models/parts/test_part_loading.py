@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from cut_models import LAYERS, saved, weights
 from safetensors.torch import load_file, save_file
 
+from cut_models import LAYERS, saved, weights
 from pplr.errors import ConfigError, ModelError
 from pplr.models.parts import Cut, Which, load_part
 from pplr.models.parts.tensors import TensorFiles

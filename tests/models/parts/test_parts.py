@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from cut_models import DECODERS, ENCODERS, LAYERS, VOCABULARY, parts, saved, weights
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache
 
+from cut_models import DECODERS, ENCODERS, LAYERS, VOCABULARY, parts, saved, weights
 from pplr.models.layout import Layout
 from pplr.models.lora import AdapterSettings, Lora
 from pplr.models.parts import Cut, Part, Which

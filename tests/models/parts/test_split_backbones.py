@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from cut_models import DECODERS, ENCODERS, LAYERS, VOCABULARY, parts, saved
 from transformers import AutoModel, AutoModelForCausalLM
 
+from cut_models import DECODERS, ENCODERS, LAYERS, VOCABULARY, parts, saved
 from pplr.models.causal import WholeCausal
 from pplr.models.causal.split import SplitCausal
 from pplr.models.decoding.beam import beam_search
