@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,17 +10,7 @@ from safetensors.torch import load_file
 
 from pplr import run
 from pplr.errors import ConfigError, ModelError
-from whole_runs import configuration
-
-
-def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Yield the numbers in a nest, but not how long something took."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key != "seconds":
-                yield from _numbers(inner, f"{path}.{key}")
-    elif isinstance(value, int | float):
-        yield path, value
+from whole_runs import assert_numbers_agree, configuration
 
 
 @pytest.mark.parametrize("backbone", ["generative", "encoder"])
@@ -38,14 +25,7 @@ def test_a_split_run_ends_like_a_whole_one(files: Path, tmp_path: Path, backbone
     placements = ({"kind": "whole"}, {"kind": "split", "bottom": 0, "top": 1})
     for placement in placements:
         run(configuration(files, backbone, placement=placement, **common), tmp_path / placement["kind"])
-    whole, split = (json.loads((tmp_path / p["kind"] / "metrics.json").read_text()) for p in placements)
-    for key in ("overall", "balance", "clients", "stopped"):
-        one, two = dict(_numbers(whole[key])), dict(_numbers(split[key]))
-        assert two == pytest.approx(one, rel=1e-5, abs=1e-6, nan_ok=True)
-    for one, two in zip(whole["rounds"], split["rounds"], strict=True):
-        assert two["score"] == pytest.approx(one["score"], rel=1e-5)
-        for client, numbers in one["clients"].items():
-            assert two["clients"][client]["training_loss"] == pytest.approx(numbers["training_loss"], rel=1e-5)
+    assert_numbers_agree(tmp_path / "split", tmp_path / "whole")
     rows = [load_file(tmp_path / p["kind"] / "rows.safetensors") for p in placements]
     for name, row in rows[0].items():
         torch.testing.assert_close(rows[1][name], row, rtol=1e-4, atol=1e-6)

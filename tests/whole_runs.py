@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -96,3 +100,25 @@ def assert_same_result(one: Path, other: Path) -> None:
         assert ours[key] == theirs[key]
     for key in ("mixing", "score", "details"):
         assert [r[key] for r in ours["rounds"]] == [r[key] for r in theirs["rounds"]]
+
+
+def numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the numbers in a nest, but not how long something took."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key != "seconds":
+                yield from numbers(inner, f"{path}.{key}")
+    elif isinstance(value, int | float):
+        yield path, value
+
+
+def assert_numbers_agree(one: Path, other: Path, rel: float = 1e-5) -> None:
+    """Two runs over the same model, cut or not, have the same metrics and losses."""
+    found, expected = (json.loads((folder / "metrics.json").read_text()) for folder in (one, other))
+    for key in ("overall", "balance", "clients", "stopped"):
+        assert dict(numbers(found[key])) == pytest.approx(dict(numbers(expected[key])), rel=rel, abs=1e-6, nan_ok=True)
+    for ours, theirs in zip(found["rounds"], expected["rounds"], strict=True):
+        assert ours["score"] == pytest.approx(theirs["score"], rel=rel)
+        assert np.array(ours["mixing"]) == pytest.approx(np.array(theirs["mixing"]), rel=rel, abs=1e-6)
+        for client, figures in theirs["clients"].items():
+            assert ours["clients"][client]["training_loss"] == pytest.approx(figures["training_loss"], rel=rel)

@@ -99,6 +99,15 @@ class Config(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_a_row_per_client(self) -> Self:
+        if self.placement.kind == "split" and self.placement.server is not None and self.strategy.pools_data:
+            raise ValueError(
+                "This strategy pools all data in one place, which has no rows at the trunk's "
+                "server. Leave placement.server out"
+            )
+        return self
+
     @field_validator("device")
     @classmethod
     def _is_a_device(cls, device: str) -> str:

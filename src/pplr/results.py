@@ -22,6 +22,7 @@ from pplr.evaluation import UserMetrics, balance, balances, evaluate, fit_baseli
 from pplr.federation.client import Client
 from pplr.federation.events import Event, Observer
 from pplr.federation.messages import Report
+from pplr.models.backbone import Backbone
 from pplr.models.generative import GenerativeBackbone
 from pplr.seeds import numpy_generator
 from pplr.wiring import Parts
@@ -149,13 +150,17 @@ def examples(parts: Parts, clients: Sequence[Client], rows: Mapping[str, Tensor]
         generator = numpy_generator(parts.config.seed, "examples", client.info.name)
         chosen = np.sort(generator.choice(len(queries), size=count, replace=False)).astype(np.int64)
         if count:
-            shown += _examples_of(parts, client.info.name, rows[client.info.name], queries.select(chosen))
+            with client.with_best() as (backbone, _):
+                row = rows[client.info.name].to(backbone.device)
+                shown += _examples_of(parts, client.info.name, backbone, row, queries.select(chosen))
     return shown
 
 
-def _examples_of(parts: Parts, client: str, row: Tensor, queries: Queries) -> list[dict[str, Any]]:
-    backbone, catalogue = parts.backbone, parts.dataset.catalogue
-    parameters = backbone.layout.views(row.to(backbone.device))
+def _examples_of(
+    parts: Parts, client: str, backbone: Backbone[Any], row: Tensor, queries: Queries
+) -> list[dict[str, Any]]:
+    catalogue = parts.dataset.catalogue
+    parameters = backbone.layout.views(row)
     scorer = backbone.scorer(parameters)
     scores = scorer.scores(queries, wanted=SHOWN)
     masked = queries.histories if parts.config.evaluation.mask_history else None

@@ -87,6 +87,7 @@ def _train(folder: Path, parts: Parts, resume: bool, observe: Observer) -> RunRe
         seed=config.seed,
         select_by=trainers[0].select_by,
         store=store,
+        trunk=None if parts.trunk is None else parts.trunk.control(),
         observer=observe,
     )
     if resume and store.rounds():

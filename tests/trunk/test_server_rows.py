@@ -50,7 +50,7 @@ def test_gram_matrices_and_mixing_of_two_places_are_those_of_the_whole(seed: int
     mixing = torch.softmax(torch.randn(3, 3, generator=generator), dim=1)
     for bank in (here, whole):
         bank.mix_(mixing)
-    server.mix(mixing)
+    server.mix(mixing, 1)
     torch.testing.assert_close(torch.cat([here.rows, server.bank.rows], dim=1), whole.rows)
 
 
@@ -101,7 +101,8 @@ def test_best_rows_outlive_mixing_and_a_restart() -> None:
     rows = _rows()
     rows.keep("cyd")
     best = rows.row("cyd", best=True).clone()
-    rows.mix(torch.full((3, 3), 0.5))
+    rows.begin_round(3)
+    rows.mix(torch.full((3, 3), 0.5), 3)
     assert not torch.equal(rows.row("cyd"), best)
     again = _rows()
     again.restore(rows.state(), 3)
@@ -119,6 +120,45 @@ def test_a_new_round_begins_afresh() -> None:
     rows.begin_round(1)  # the round is trained again: what was not finished is gone
     assert rows.steps("ada") == 0
     assert torch.equal(rows.training("ada").row.values, rows.row("ada"))
+
+
+def test_rows_are_mixed_once_a_round_and_only_in_theirs() -> None:
+    rows = _rows()
+    rows.begin_round(1)
+    _train(rows, "ada", 2)
+    rows.finish("ada")
+    mixing = torch.softmax(torch.randn(3, 3, generator=torch.Generator().manual_seed(1)), dim=1)
+    rows.mix(mixing, 1)
+    once = rows.bank.rows.clone()
+    rows.mix(mixing, 1)  # asked for again, after its answer was lost
+    assert torch.equal(rows.bank.rows, once)
+    with pytest.raises(RunError, match="Rows of round 2 are to be mixed, but round 1 is on"):
+        rows.mix(mixing, 2)
+
+
+def test_a_client_starts_again_from_what_it_received() -> None:
+    rows = _rows()
+    rows.begin_round(1)
+    _train(rows, "ada", 2)
+    rows.finish("ada")
+    trained = rows.row("ada").clone()
+    rows.start("ada", 1)  # its update was lost, so it trains again
+    _train(rows, "ada", 2)
+    rows.finish("ada")
+    assert torch.equal(rows.row("ada"), trained)
+    with pytest.raises(RunError, match="wants to train in round 2, but round 1 is on"):
+        rows.start("ada", 2)
+
+
+def test_parameters_are_those_in_training_until_it_is_finished() -> None:
+    rows = _rows()
+    rows.begin_round(1)
+    rows.keep("ada")
+    _train(rows, "ada", 1)
+    training = rows.training("ada").row.values.detach().clone()
+    assert torch.equal(rows.parameters("ada")["b"], training[6:])
+    assert torch.equal(rows.parameters("ada", best=True)["b"], rows.row("ada")[6:])
+    assert not torch.equal(rows.parameters("ada")["b"], rows.row("ada")[6:])
 
 
 def test_what_does_not_belong_is_refused() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from pplr.federation.messages import ClientInfo, EvaluateTask, Report, TrainTask
 from pplr.models.backbone import Backbone, CatalogueScorer
 from pplr.seeds import numpy_generator
 from pplr.training import Place, StepProgress, TrainingSettings, mean_loss, train_locally
+from pplr.trunk.stub import StubTrunk
 
 SelectBy = Literal["ndcg@10", "loss"]
 
@@ -59,9 +61,12 @@ class Client:
         training: TrainingSettings,
         measuring: Measuring,
         seed: int,
+        trunk: StubTrunk | None = None,
     ) -> None:
+        """Make a client; with a `trunk` that a server holds, the backbone's trunk is that one."""
         self._data = data
-        self._backbone = backbone
+        self._backbone = backbone if trunk is None else backbone.behind(trunk)
+        self._trunk = trunk
         self._training = training
         self._measuring = measuring
         self._seed = seed
@@ -103,7 +108,11 @@ class Client:
     def train(self, task: TrainTask, report: Callable[[StepProgress], None] | None = None) -> Update:
         """Return the update after local training from `task.row`; the private part is remembered."""
         place = Place(self._seed, self.info.name, task.round, task.progress)
-        result = train_locally(self._backbone, self.row(task.row), self._examples, self._training, place, report=report)
+        elsewhere = None if self._trunk is None else self._trunk.link
+        row = self.row(task.row)
+        result = train_locally(
+            self._backbone, row, self._examples, self._training, place, elsewhere=elsewhere, report=report
+        )
         shared = self._backbone.layout.shared
         self.private = result.row[shared:].clone()
         return Update(
@@ -125,7 +134,18 @@ class Client:
             NumericalError: the loss is not finite.
         """
         started = time.perf_counter()
-        row = self.best_row() if task.row is None else self.row(task.row)
+        if task.row is None:
+            with self.with_best() as (_, row):
+                return self._evaluated(task, row, started)
+        return self._evaluated(task, self.row(task.row), started)
+
+    @contextmanager
+    def with_best(self) -> Iterator[tuple[Backbone[Any], Tensor]]:
+        """Give the recommender and the best row [P] of this client, which belong together inside the block."""
+        with self._trunk.best() if self._trunk else nullcontext():
+            yield self._backbone, self.best_row()
+
+    def _evaluated(self, task: EvaluateTask, row: Tensor, started: float) -> Report:
         parameters = self._backbone.layout.views(row)
         queries = self._queries[task.part]
         held_out = self._backbone.query_examples(queries)
@@ -153,13 +173,13 @@ class Client:
 
     def _keep(self, row: Tensor, metrics: dict[str, float], loss: float) -> bool:
         score = metrics.get("ndcg@10", math.nan) if self._measuring.select_by == "ndcg@10" else -loss
-        if math.isnan(score):  # nothing to choose by: the newest row is kept
-            self.best = row.clone()
+        known = not math.isnan(score)  # else there is nothing to choose by, and the newest row is kept
+        if known and score <= self.best_score:
             return False
-        if score <= self.best_score:
-            return False
-        self.best, self.best_score = row.clone(), score
-        return True
+        self.best, self.best_score = row.clone(), score if known else self.best_score
+        if self._trunk is not None:
+            self._trunk.link.keep()
+        return known
 
     def best_row(self) -> Tensor:
         """Return the whole row [P] with the best validation score."""

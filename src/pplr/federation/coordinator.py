@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pplr.data.dataset import Part
@@ -24,6 +25,7 @@ from pplr.federation.settings import FederationSettings
 from pplr.federation.strategies import Cohort, Mixing, Strategy
 from pplr.models.bank import AdapterBank, gram
 from pplr.seeds import numpy_generator
+from pplr.trunk.control import TrunkControl
 
 
 @dataclass
@@ -59,14 +61,17 @@ class Coordinator:
         seed: int,
         select_by: SelectBy,
         store: CheckpointStore | None = None,
+        trunk: TrunkControl | None = None,
         observer: Observer,
     ) -> None:
+        """Make a coordinator; `trunk` is the server of a split model's layers, whose rows take part there."""
         self._engine = engine
         self._strategy = strategy
         self._settings = settings
         self._seed = seed
         self._select_by = select_by
         self._store = store
+        self._trunk = trunk
         self._observe = observer
         self._clients = engine.clients
         self.bank = AdapterBank.of_equal_rows([client.name for client in self._clients], initial_row)
@@ -87,6 +92,8 @@ class Coordinator:
                 f"numbers, this run has {len(self.bank)} with {self.bank.rows.shape[1]:,}: the data or the model has "
                 "changed. Start again without --resume, in another folder."
             )
+        if self._trunk is not None:
+            self._trunk.restore(checkpoint.round)
         self._engine.restore(checkpoint.engine)
         self.bank = AdapterBank(checkpoint.clients, checkpoint.rows.to(self.bank.rows.device))
         history = [RoundRecord.model_validate(record) for record in checkpoint.state["history"]]
@@ -117,6 +124,8 @@ class Coordinator:
         names = self._participants(number)
         self._observe(Event("round_started", number, data={"rounds": self._settings.rounds, "clients": list(names)}))
         received = self.bank.rows.clone() if self._strategy.similarity_of == "updates" else None
+        if self._trunk is not None:
+            self._trunk.begin_round(number)
         progress = (number - 1) / self._settings.rounds
         tasks = [TrainTask(name, number, progress, self.bank.row(name)) for name in names]
         updates = self._trained(tasks)
@@ -151,7 +160,7 @@ class Coordinator:
 
     def _aggregate(self, number: int, updates: dict[str, Update], received: Tensor | None) -> Mixing:
         similarity_of = self._strategy.similarity_of
-        products = None if similarity_of is None else gram(self.bank.rows, received).cpu().numpy()
+        products = None if similarity_of is None else self._gram(received)
         trained = {name for name, update in updates.items() if update.targets > 0}  # the others learnt nothing
         losses = [updates[name].loss if name in trained else math.nan for name in self.bank.clients]
         cohort = Cohort(
@@ -164,7 +173,16 @@ class Coordinator:
         mixing = self._strategy.mixing(cohort)
         if not np.array_equal(mixing.matrix, np.eye(len(self.bank))):
             self.bank.mix_(torch.from_numpy(mixing.matrix))
+            if self._trunk is not None:
+                self._trunk.mix(torch.from_numpy(mixing.matrix), number)
         return mixing
+
+    def _gram(self, received: Tensor | None) -> NDArray[np.float64]:
+        """Return the inner products of whole rows: what is here and what is with the trunk adds up."""
+        products = gram(self.bank.rows, received).cpu()
+        if self._trunk is not None:
+            products += self._trunk.gram(updates=received is not None)
+        return products.numpy()
 
     def _validate(self, number: int) -> list[Report]:
         rank = self._select_by != "loss"
@@ -218,6 +236,8 @@ class Coordinator:
             "best_score": score if math.isfinite(score) else None,
             "best_round": self.progress.best_round,
         }
+        if self._trunk is not None:
+            self._trunk.save(number)  # first: a checkpoint without its trunk would be none
         self._store.save(Checkpoint(number, self.bank.rows, self.bank.clients, self._engine.state(), state))
         self._observe(Event("checkpoint", number))
 

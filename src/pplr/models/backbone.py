@@ -18,6 +18,7 @@ from torch import Tensor
 from pplr.data.dataset import Ints, Queries, Ragged
 from pplr.models.layout import Layout
 from pplr.models.lora import Lora
+from pplr.models.parts.passing import Trunk
 
 Parameters = Mapping[str, Tensor]
 Refresh = Literal["round", "epoch"]
@@ -92,6 +93,14 @@ class Backbone(ABC, Generic[E]):
     device: torch.device
     items: int
     selects_by: Literal["ndcg@10", "loss"]
+
+    def behind(self, trunk: Trunk) -> Self:
+        """Return this recommender with its layers between bottom and top in `trunk`.
+
+        Raises:
+            TypeError: the backbone is not split.
+        """
+        raise TypeError(f"{type(self).__name__} is not split.")
 
     @abstractmethod
     def examples(self, training: Ragged) -> E:

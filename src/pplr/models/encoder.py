@@ -11,6 +11,7 @@ constants of the loss: encoded anew every local epoch, and in the second stage o
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from pplr.models.examples import next_items
 from pplr.models.layout import Layout, ParameterSpec, zeros
 from pplr.models.lora import AdapterSettings, Lora
 from pplr.models.parts.encoder import SplitEncoder
+from pplr.models.parts.passing import Trunk
 from pplr.models.text import item_texts
 from pplr.models.vectors import Tokens, encode, mean_pool, readable_tokens
 from pplr.seeds import drawn_seed
@@ -112,6 +114,15 @@ class EncoderBackbone(Backbone[HistoryExamples]):
     def _bias_specs(self) -> list[ParameterSpec]:
         where = self.settings.bias
         return [] if where == "none" else [ParameterSpec("bias", (self.items,), zeros, where == "private", decay=False)]
+
+    def behind(self, trunk: Trunk) -> EncoderBackbone:
+        """Return this recommender with the encoder's trunk in `trunk`."""
+        if not isinstance(self._body, SplitEncoder):
+            return super().behind(trunk)
+        other = copy.copy(self)
+        other._body = body = self._body.behind(trunk)
+        other.lora = body.around(self.lora)
+        return other
 
     def refresh(self, progress: float) -> Refresh:
         """Return "epoch" in the first stage and "round" in the second."""

@@ -6,6 +6,7 @@ computed at those positions only. What is written is grounded to real items (see
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,11 +24,13 @@ from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
 from pplr.models.backbone import Backbone, CatalogueScorer, Loss, Parameters
 from pplr.models.batching import padded
-from pplr.models.causal import as_causal
+from pplr.models.causal import CausalModel, as_causal
+from pplr.models.causal.split import SplitCausal
 from pplr.models.decoding.trie import TitleTrie
 from pplr.models.examples import next_items
 from pplr.models.layout import Layout
 from pplr.models.lora import AdapterSettings, Lora
+from pplr.models.parts.passing import Trunk
 from pplr.models.prompts import DEFAULT, PromptBuilder, load_template
 from pplr.seeds import drawn_seed
 
@@ -107,7 +110,7 @@ class GenerativeBackbone(Backbone[TitleExamples]):
         self.catalogue = catalogue
         self.items = len(catalogue)
         self.device = device
-        self.model = as_causal(model)
+        self.model: CausalModel = as_causal(model)
         self.tokenizer = tokenizer
         self.lora: Lora = self.model.adapters(settings.adapter)
         self.layout = Layout(self.lora.specs)
@@ -154,6 +157,17 @@ class GenerativeBackbone(Backbone[TitleExamples]):
         from pplr.models.grounding import title_states
 
         return title_states(self, [ids[:-1] for ids in self.titles])
+
+    def behind(self, trunk: Trunk) -> GenerativeBackbone:
+        """Return this recommender with the model's trunk in `trunk`."""
+        if not isinstance(self.model, SplitCausal):
+            return super().behind(trunk)
+        if self.settings.grounding == "catalogue":
+            _ = self.trie  # one for all
+        other = copy.copy(self)
+        other.model = self.model.behind(trunk)
+        other.lora = other.model.around(self.lora)
+        return other
 
     def examples(self, training: Ragged) -> TitleExamples:
         """Return an example per item that has something before it (or only the last one, as the settings say)."""

@@ -8,9 +8,10 @@ one row for all samples, or one row per sample. The base model is never copied a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -95,10 +96,21 @@ class LoraLinear(nn.Module):
         return update.reshape(*z.shape[:-1], -1)
 
 
+class Elsewhere(Protocol):
+    """The adapters of layers that another party holds."""
+
+    def bound(self) -> AbstractContextManager[None]:
+        """Have them used inside the block."""
+
+    def training(self, seed: int) -> AbstractContextManager[None]:
+        """Have their dropout applied inside the block."""
+
+
 class Lora:
     """The adapted maps of one model.
 
     Attributes:
+        elsewhere: the adapters of those layers that are not in this process, or None.
         settings: rank, scale, dropout; `settings.targets` is what was really adapted.
         specs: two parameters per map, `PATH.lora_A` [rank, in] and `PATH.lora_B` [out, rank].
     """
@@ -112,6 +124,7 @@ class Lora:
             ModelError: the model has no such map.
             ConfigError: the rank is higher than a map's full rank.
         """
+        self.elsewhere: Elsewhere | None = None
         parts = None if isinstance(model, nn.Module) else model
         model_type = parts[0].config.model_type if parts else getattr(getattr(model, "config", None), "model_type", "")
         targets = settings.targets or TARGETS.get(model_type, ("q_proj", "v_proj"))
@@ -127,6 +140,12 @@ class Lora:
             )
         )
 
+    def together_with(self, elsewhere: Elsewhere) -> Lora:
+        """Return the same adapters, which from now on are used together with those `elsewhere`."""
+        other = copy.copy(self)
+        other.elsewhere = elsewhere
+        return other
+
     @contextmanager
     def bound(self, parameters: Mapping[str, Tensor], clients: Tensor | None = None) -> Iterator[None]:
         """Use the factors in `parameters` inside the block.
@@ -139,7 +158,8 @@ class Lora:
                 a, b = parameters[f"{path}.lora_A"], parameters[f"{path}.lora_B"]
                 module.factor_a = a if clients is None else a[clients]
                 module.factor_b = b if clients is None else b[clients]
-            yield
+            with self.elsewhere.bound() if self.elsewhere else nullcontext():
+                yield
         finally:
             for module in self._modules.values():
                 module.factor_a = module.factor_b = None
@@ -154,7 +174,8 @@ class Lora:
         try:
             for path, module in self._modules.items():
                 module.draws = torch_generator(seed, path, device=module.base.weight.device)
-            yield
+            with self.elsewhere.training(seed) if self.elsewhere else nullcontext():
+                yield
         finally:
             for module in self._modules.values():
                 module.draws = None

@@ -16,7 +16,7 @@ from pplr.errors import NumericalError
 from pplr.models.backbone import Backbone, E, Parameters
 from pplr.models.batching import shuffled_batches, sorted_batches
 from pplr.seeds import derive, numpy_generator
-from pplr.training.optimiser import RowOptimiser, clipping
+from pplr.training.optimiser import OtherPlace, RowOptimiser, clipping
 from pplr.training.settings import TrainingSettings
 
 
@@ -104,11 +104,13 @@ def train_locally(
     settings: TrainingSettings,
     place: Place,
     *,
+    elsewhere: OtherPlace | None = None,
     report: Callable[[StepProgress], None] | None = None,
 ) -> LocalResult:
     """Return the row [P] after `settings.epochs` epochs over `examples`, starting from `row` [P].
 
-    Draws depend on `place` alone: the same place and row give the same result, whatever ran before.
+    Draws depend on `place` alone: the same place and row give the same result, whatever ran before. Parameters that
+    are `elsewhere` take the same steps there, and the gradient is clipped by the norm over both places.
 
     Raises:
         NumericalError: the loss or the gradient is not finite.
@@ -119,6 +121,8 @@ def train_locally(
     schedule = _plan(examples.lengths, settings, place)
     rate = settings.learning_rate * _course(settings, place.progress)
     total, targets, tokens, catalogue = 0.0, 0, 0, None
+    if elsewhere is not None:
+        elsewhere.start(place.round)
     cuda = [backbone.device] if backbone.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(derive(place.seed, "dropout", place.client, place.round))
@@ -132,13 +136,18 @@ def train_locally(
             optimiser.zero()
             (loss.total / max(loss.targets, 1)).backward()  # type: ignore[no-untyped-call]
             watch.lap("backward")
-            norm = _finite(math.sqrt(optimiser.squared_norm()), "gradient", place, step)
-            now = rate * min(1.0, step / max(settings.warmup_steps, 1))
-            optimiser.step(now, clipping(norm, settings.clip_norm))
+            squared = optimiser.squared_norm() + (elsewhere.squared_norm() if elsewhere else 0.0)
+            norm = _finite(math.sqrt(squared), "gradient", place, step)
+            now, factor = rate * min(1.0, step / max(settings.warmup_steps, 1)), clipping(norm, settings.clip_norm)
+            optimiser.step(now, factor)
+            if elsewhere is not None:
+                elsewhere.step(step, now, factor)
             watch.lap("optimiser")
             targets, tokens = targets + loss.targets, tokens + loss.tokens
             if report is not None:
                 report(StepProgress(step, len(schedule), total / max(targets, 1), tokens / watch.total()))
+    if elsewhere is not None:
+        elsewhere.finish()
     mean = total / targets if targets else math.nan
     return LocalResult(
         trained.values.detach(), mean, targets, tokens, len(schedule), {**watch.seconds, "total": watch.total()}

@@ -6,6 +6,8 @@ of both: squared norms add up.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -54,6 +56,22 @@ class RowOptimiser:
         self._adam.state.clear()
         if moments:
             self._adam.state[self.row.values] = moments
+
+
+class OtherPlace(Protocol):
+    """Another place that holds parameters of the same client, with an optimiser of their own."""
+
+    def start(self, round_number: int) -> None:
+        """Begin to train in a round."""
+
+    def squared_norm(self) -> float:
+        """Return the squared L2 norm of the gradient."""
+
+    def step(self, number: int, rate: float, factor: float) -> None:
+        """Take step `number` (1, 2, ...) as `RowOptimiser.step` does, and forget the gradient."""
+
+    def finish(self) -> None:
+        """Put what was trained in its place."""
 
 
 def clipping(norm: float, most: float) -> float:

@@ -23,6 +23,7 @@ class ServerRows:
         layout: order and shapes of the trunk's parameters in a row.
         bank: one row per client, as after the last mixing, or as its training left it.
         round: the round that has begun last; 0 before the first.
+        mixed: the round whose rows were mixed last; 0 before the first.
     """
 
     def __init__(self, layout: Layout, clients: Sequence[str], initial_row: Tensor, weight_decay: float = 0.0) -> None:
@@ -30,6 +31,7 @@ class ServerRows:
         self.layout = layout
         self.bank = AdapterBank.of_equal_rows(sorted(clients), initial_row)
         self.round = 0
+        self.mixed = 0
         self._weight_decay = weight_decay
         self._received: AdapterBank | None = None
         self._training: dict[str, RowOptimiser] = {}
@@ -43,6 +45,21 @@ class ServerRows:
         self._training.clear()
         self._steps.clear()
 
+    def start(self, client: str, number: int) -> None:
+        """Let a client train in round `number` from what it received; what it trained before in it is forgotten.
+
+        Raises:
+            RunError: another round is on, or there is no such client.
+        """
+        self._row(client)
+        if number != self.round:
+            raise RunError(
+                f"Client {client} wants to train in round {number}, but round {self.round} is on at the trunk's server. Wait "
+                "for the coordinator's next task."
+            )
+        self._training.pop(client, None)
+        self._steps.pop(client, None)
+
     def training(self, client: str) -> RowOptimiser:
         """Return the optimiser of a client's row in this round, begun afresh at first use.
 
@@ -50,7 +67,8 @@ class ServerRows:
             RunError: there is no such client.
         """
         if client not in self._training:
-            self._training[client] = RowOptimiser(self.layout, self._row(client), self._weight_decay)
+            row = self._row(client) if self._received is None else self._received.row(client)
+            self._training[client] = RowOptimiser(self.layout, row, self._weight_decay)
             self._steps[client] = 0
         return self._training[client]
 
@@ -86,6 +104,16 @@ class ServerRows:
         """Remember a client's row as its best."""
         self._best[client] = self._row(client).clone()
 
+    def parameters(self, client: str, *, best: bool = False) -> dict[str, Tensor]:
+        """Return a client's parameters by name, without gradients: in training, or as mixed, or its best ones.
+
+        Raises:
+            RunError: there is no such client, or it has kept no row yet.
+        """
+        if not best and client in self._training:
+            return dict(self._training[client].row.frozen())
+        return self.layout.views(self.row(client, best=best))
+
     def row(self, client: str, *, best: bool = False) -> Tensor:
         """Return the row [P] of a client, or its best one.
 
@@ -108,9 +136,17 @@ class ServerRows:
             raise RunError("No round has begun on this server, so there are no updates to compare.")
         return self.bank.gram(self._received if updates else None)
 
-    def mix(self, mixing: Tensor) -> None:
-        """Replace the rows by `mixing` [clients, clients] @ rows."""
-        self.bank.mix_(mixing)
+    def mix(self, mixing: Tensor, number: int) -> None:
+        """Replace the rows by `mixing` [clients, clients] @ rows: once in round `number`, however often asked.
+
+        Raises:
+            RunError: another round is on.
+        """
+        if number != self.round:
+            raise RunError(f"Rows of round {number} are to be mixed, but round {self.round} is on. Resume the run.")
+        if self.mixed != number:
+            self.bank.mix_(mixing)
+            self.mixed = number
 
     def state(self) -> dict[str, Tensor]:
         """Return the rows and best rows, by name: what a checkpoint after a round holds."""
@@ -134,7 +170,7 @@ class ServerRows:
             self.bank.row(name).copy_(state[f"row/{name}"])
         best = {name.removeprefix("best/"): row for name, row in state.items() if name.startswith("best/")}
         self._best = {name: row.to(self.bank.rows).clone() for name, row in best.items()}
-        self.round, self._received = number, None
+        self.round, self.mixed, self._received = number, number, None
         self._training.clear()
         self._steps.clear()
 

@@ -44,12 +44,14 @@ class Manner:
         adapted: with the client's adapters; otherwise the base model alone.
         dropout: seed of the adapters' dropout, or None where nothing is trained.
         gradients: `backward` will be called for these states.
+        best: with the best adapters that the client has kept, rather than the newest.
     """
 
     causal: bool
     adapted: bool = True
     dropout: int | None = None
     gradients: bool = False
+    best: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,10 @@ class TrunkWork:
         start = held.given.start
         return States(_gradient_of(held.given.rows), held.given.present, None if start is None else _gradient_of(start))
 
-    def reading(self, client: str, room: int, *, adapted: bool) -> ClientReading:
+    def reading(self, client: str, room: int, *, adapted: bool, best: bool = False) -> ClientReading:
         """Return a reading that has read nothing, with room for `room` tokens behind the prompt."""
-        return ClientReading(self._model.reading(room), lambda: self._ready(client, Manner(True, adapted)))
+        manner = Manner(True, adapted, best=best)
+        return ClientReading(self._model.reading(room), lambda: self._ready(client, manner))
 
     def release(self, client: str) -> None:
         """Forget all passes of a client."""
@@ -129,7 +132,7 @@ class TrunkWork:
         if manner.gradients:
             parameters = self.rows.training(client).row.named
         else:
-            parameters = self.rows.layout.views(self.rows.row(client))
+            parameters = self.rows.parameters(client, best=manner.best)
         with self._lora.bound(parameters):
             if manner.dropout is None:
                 yield

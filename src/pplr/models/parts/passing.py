@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -32,26 +35,50 @@ class TrunkReading(ABC):
         """Give what the only row holds to `rows` rows, and leave `room` free tokens behind it."""
 
 
+Sent = Callable[[], tuple[Tensor | None, Tensor]]
+"""Waits for what was sent: the states behind the trunk of a common start, or None, and of the rows."""
+
+
 class Trunk(ABC):
     """The layers between bottom and top: a part in this process, or the stub of a server that holds it.
 
-    Whoever calls it cannot tell which: gradients flow through what `through` and `continued` return.
+    Whoever calls it cannot tell which: gradients flow through what comes back.
     """
 
     @abstractmethod
-    def through(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Return states [rows, length, width] behind the trunk; `mask` [rows, length] is 0 at padding."""
+    def sent(self, start: Tensor | None, states: Tensor, mask: Tensor, *, causal: bool) -> Sent:
+        """Have states pass through the trunk, and return a function that waits for what comes behind it.
 
-    @abstractmethod
-    def continued(self, start: Tensor | None, states: Tensor, mask: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Return what comes behind the trunk for a common start [1, length, width] and rows that continue it.
-
-        Padding, where `mask` [rows, length] is 0, stands at the end of rows. Decoders only.
+        Args:
+            start: [1, length, width] states of tokens that all rows continue, or None. Causal only.
+            states: [rows, length, width].
+            mask: [rows, length] 0 at padding; where causal, padding stands at the end of rows.
+            causal: rows continue `start`, and see nothing behind themselves. Decoders only.
         """
 
     @abstractmethod
     def reading(self, room: int) -> TrunkReading:
         """Return a reading that has read nothing, with room for `room` tokens behind the prompt. Decoders only."""
+
+    def through(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Return states [rows, length, width] behind the trunk; `mask` [rows, length] is 0 at padding."""
+        return self.sent(None, states, mask, causal=False)()[1]
+
+    def continued(self, start: Tensor | None, states: Tensor, mask: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return what comes behind the trunk for a common start and rows that continue it (see `sent`)."""
+        return self.sent(start, states, mask, causal=True)()
+
+
+class RemoteTrunk(Trunk):
+    """A trunk that another party holds, with the adapters in it."""
+
+    @abstractmethod
+    def bound(self) -> AbstractContextManager[None]:
+        """Have the adapters used inside the block."""
+
+    @abstractmethod
+    def training(self, seed: int) -> AbstractContextManager[None]:
+        """Have the adapters' dropout applied inside the block."""
 
 
 class PartModel(Trunk):
@@ -65,6 +92,11 @@ class PartModel(Trunk):
         self.part = part
         self._decoder = hasattr(part.base, "layers")
         self._input = "input_ids" if part.which is Which.BOTTOM else "inputs_embeds"
+
+    def sent(self, start: Tensor | None, states: Tensor, mask: Tensor, *, causal: bool) -> Sent:
+        """Have states pass through this part at once."""
+        result = self.continued(start, states, mask) if causal else (None, self.through(states, mask))
+        return lambda: result
 
     def through(self, states: Tensor, mask: Tensor) -> Tensor:
         """Return states behind this part."""
@@ -95,6 +127,22 @@ class PartModel(Trunk):
         """Return the embeddings [rows, length, width] of token ids, with which the layers begin."""
         states: Tensor = self.part.base.get_submodule(family(self.part.config.model_type).first)(ids)
         return states
+
+
+def passed(bottom: PartModel, trunk: Trunk, top: PartModel, ids: Tensor, mask: Tensor, pieces: int) -> Tensor:
+    """Return the states [rows, length, width] of token ids behind all three parts, in some pieces under way at once."""
+    under_way = [
+        (trunk.sent(None, states, present, causal=False), present)
+        for states, present in in_pieces(bottom.through(ids, mask), mask, pieces)
+    ]
+    return torch.cat([top.through(wait()[1], present) for wait, present in under_way])
+
+
+def in_pieces(states: Tensor, mask: Tensor, pieces: int) -> list[tuple[Tensor, Tensor]]:
+    """Return the rows of states [rows, length, width] and mask [rows, length] as `pieces` of about the same size."""
+    if pieces == 1 or len(states) < pieces:
+        return [(states, mask)]
+    return list(zip(states.chunk(pieces), mask.chunk(pieces), strict=True))
 
 
 class PartReading(TrunkReading):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pplr.models.parts.cut import Cut
 
@@ -33,6 +34,32 @@ class SplitPlacement(BaseModel):
         description="k: layers behind the embedding that stay with the client; 0 is the embedding alone.",
     )
     top: int = Field(1, ge=1, le=1000, description="m: layers before the head that stay with the client.")
+    server: str | None = Field(
+        None,
+        description="Where `pplr trunk serve` has the layers between, as host:port; absent: they are in this process.",
+    )
+    certificates: str = Field(
+        "certificates", description="Folder of `pplr pki init`, by which parties know each other (with server)."
+    )
+    codec: Literal["float32", "bfloat16", "int8"] = Field(
+        "float32", description="How states travel: exactly, in half of the bytes, or in a quarter (with server)."
+    )
+    pieces: int = Field(
+        2, ge=1, le=8, description="Pieces of a batch that are under way at once, to hide the wire (with server)."
+    )
+    bucket: int = Field(
+        1,
+        ge=1,
+        le=65536,
+        description="Frames are filled up to a multiple of so many tokens, to hide lengths (with server).",
+    )
+
+    @field_validator("server")
+    @classmethod
+    def _is_an_address(cls, server: str | None) -> str | None:
+        if server is not None and not re.fullmatch(r"[\w.-]+:\d{1,5}|\[[0-9a-fA-F:.]+\]:\d{1,5}", server):
+            raise ValueError('write host:port, for example "127.0.0.1:7443"')
+        return server
 
     @property
     def cut(self) -> Cut:

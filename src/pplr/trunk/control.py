@@ -1,0 +1,72 @@
+"""What a run's coordinator asks of the trunk's server: rounds, Gram matrices, mixing, and the state between rounds."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from pplr.errors import CheckpointError
+from pplr.trunk.rows import ServerRows
+
+
+class TrunkControl(ABC):
+    """The trunk's rows as the coordinator sees them: never as such."""
+
+    @abstractmethod
+    def begin_round(self, number: int) -> None:
+        """Let a round begin (see `ServerRows.begin_round`)."""
+
+    @abstractmethod
+    def gram(self, *, updates: bool) -> Tensor:
+        """Return the inner products [clients, clients] float64 of all rows, or of what this round has changed."""
+
+    @abstractmethod
+    def mix(self, mixing: Tensor, number: int) -> None:
+        """Replace the rows by `mixing` [clients, clients] @ rows, once in round `number`."""
+
+    @abstractmethod
+    def save(self, number: int) -> None:
+        """Keep the state after round `number`, so that `restore` finds it."""
+
+    @abstractmethod
+    def restore(self, number: int) -> None:
+        """Go back to the state after round `number`; 0 is the beginning.
+
+        Raises:
+            CheckpointError: the server has not kept it.
+        """
+
+
+class DirectControl(TrunkControl):
+    """Coordinator and server in one process; states are kept in memory."""
+
+    def __init__(self, rows: ServerRows) -> None:
+        self._rows = rows
+        self._saved = {0: _copy(rows)}
+
+    def begin_round(self, number: int) -> None:
+        """Let a round begin."""
+        self._rows.begin_round(number)
+
+    def gram(self, *, updates: bool) -> Tensor:
+        """Return the inner products."""
+        return self._rows.gram(updates=updates)
+
+    def mix(self, mixing: Tensor, number: int) -> None:
+        """Mix the rows."""
+        self._rows.mix(mixing, number)
+
+    def save(self, number: int) -> None:
+        """Keep the state."""
+        self._saved[number] = _copy(self._rows)
+
+    def restore(self, number: int) -> None:
+        """Go back."""
+        if number not in self._saved:
+            raise CheckpointError(f"The trunk's rows after round {number} were not kept. Start again without --resume.")
+        self._rows.restore(self._saved[number], number)
+
+
+def _copy(rows: ServerRows) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in rows.state().items()}
