@@ -18,6 +18,7 @@ from pplr.cli import (
     evaluate,
     init,
     models,
+    pki,
     recommend,
     run,
 )
@@ -54,7 +55,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-FIRST, USE, CARE = "First steps", "Runs and what to do with them", "Data, models, this machine"
+FIRST, USE, CARE = "First steps", "Runs and what to do with them", "Data, models, certificates, this machine"
 
 app.command("demo", rich_help_panel=FIRST)(demo.demo)
 app.command("init", rich_help_panel=FIRST)(init.init)
@@ -64,6 +65,7 @@ app.command("recommend", rich_help_panel=USE)(recommend.recommend)
 app.command("compare", rich_help_panel=USE)(compare.compare)
 app.add_typer(data.app, name="data", rich_help_panel=CARE)
 app.add_typer(models.app, name="models", rich_help_panel=CARE)
+app.add_typer(pki.app, name="pki", rich_help_panel=CARE)
 app.command("doctor", rich_help_panel=CARE)(doctor.doctor)
 
 
