@@ -66,7 +66,6 @@ class Kind(StrEnum):
     GRADIENT = "gradient"
     MATRIX = "matrix"
     DONE = "done"
-    ERROR = "error"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from pplr.errors import RunError, nearest
@@ -173,6 +174,41 @@ class ServerRows:
         self.round, self.mixed, self._received = number, number, None
         self._training.clear()
         self._steps.clear()
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """Return `state`, and what the clients received in this round."""
+        if self._received is None:
+            return self.state()
+        return self.state() | {f"received/{name}": self._received.row(name) for name in self.bank.clients}
+
+    def restore_whole(self, state: dict[str, Tensor], number: int, mixed: int) -> None:
+        """Go back to the midst of round `number`, whose `whole_state` this is.
+
+        Raises:
+            RunError: it is the state of other clients, or of another layout.
+        """
+        self.restore(state, number)
+        self.mixed = mixed
+        received = [state[f"received/{name}"] for name in self.bank.clients if f"received/{name}" in state]
+        if len(received) == len(self.bank):
+            self._received = AdapterBank(self.bank.clients, torch.stack(received).to(self.bank.rows))
+
+    def client_state(self, client: str) -> dict[str, Tensor]:
+        """Return all that a client's requests have changed since the whole state was taken, by name."""
+        found = {"row": self._row(client)} | ({"best": self._best[client]} if client in self._best else {})
+        training = self.training_state(client)
+        return found | {f"training/{name}": value for name, value in training.items() if name != "gradient"}
+
+    def restore_client(self, client: str, state: dict[str, Tensor], steps: int) -> None:
+        """Go on after step `steps` of a client, whose `client_state` this is."""
+        self._row(client).copy_(state["row"])
+        if "best" in state:
+            self._best[client] = state["best"].to(self.bank.rows).clone()
+        prefix = "training/"
+        training = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if training:
+            self.restore_training(client, training | {"gradient": torch.zeros_like(training["values"])}, steps)
+        self._steps[client] = steps
 
     def training_state(self, client: str) -> dict[str, Tensor]:
         """Return all that decides a client's next step; empty where it does not train."""

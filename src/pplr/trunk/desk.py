@@ -1,0 +1,310 @@
+"""Requests that keep the contract become work, one after the other, and work becomes answers.
+
+All of this runs in one thread; the service around it does nothing but wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pplr.errors import RunError
+from pplr.trunk.build import LoadedTrunk
+from pplr.trunk.codecs import Codec
+from pplr.trunk.frames import Frame, Kind
+from pplr.trunk.messages import Agreement, Contract, Limits, Request, plain_tensors, state_tensors
+from pplr.trunk.store import StateFolder
+from pplr.trunk.work import ClientReading, States, TrunkWork
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, who sent it, and how the answer is to be written."""
+
+    client: str
+    request: Request
+    contract: Contract
+
+
+class Desk:
+    """The trunk, its rows and their state on disk.
+
+    Attributes:
+        agreement: what the rows belong to.
+        limits: what a client may ask for.
+    """
+
+    def __init__(self, trunk: LoadedTrunk, agreement: Agreement, state: StateFolder, limits: Limits) -> None:
+        """Go on where the state folder's last server was.
+
+        Raises:
+            RunError: the folder holds the state of another run.
+        """
+        self.agreement = agreement
+        self.limits = limits
+        self._trunk = trunk
+        self._state = state
+        self._work: TrunkWork | None = None
+        self._readings: dict[tuple[str, int], _Open] = {}
+        found = state.agreed()
+        if found is not None:
+            self._check(found[0])
+            self._work = trunk.work(found[1])
+            state.load(self._work.rows)
+
+    @property
+    def clients(self) -> tuple[str, ...] | None:
+        """The clients that have rows, or None before a coordinator has named them."""
+        return None if self._work is None else self._work.rows.bank.clients
+
+    def contract(self, codec: Codec, bucket: int) -> Contract:
+        """Return what a session agrees on."""
+        return Contract(self._trunk.width, self._trunk.decoder, codec, bucket, self.limits, len(self.clients or ()))
+
+    def open(self, agreement: Agreement, clients: Sequence[str], *, fresh: bool) -> None:
+        """Let a coordinator begin a run with these clients, or go on with it.
+
+        Raises:
+            RunError: it is about another run than the one whose rows are here.
+        """
+        self._check(agreement)
+        if fresh or self._work is None:
+            self._readings.clear()
+            self._work = self._trunk.work(clients)
+            self._state.begin(agreement, clients, self._work.rows)
+        elif tuple(sorted(clients)) != self._work.rows.bank.clients:
+            raise RunError(
+                f"The trunk's server has rows of {', '.join(self._work.rows.bank.clients)}, and the run has the clients "
+                f"{', '.join(sorted(clients))}. Start the run again with --overwrite."
+            )
+
+    def stands(self, client: str | None) -> tuple[int, int]:
+        """Return the round that is on, and how many steps a client has taken in it."""
+        if self._work is None:
+            return 0, 0
+        return self._work.rows.round, 0 if client is None else self._work.rows.steps(client)
+
+    def check(self, agreement: Agreement) -> None:
+        """Raise RunError where a client's configuration differs."""
+        self._check(agreement)
+
+    def forget(self, client: str) -> None:
+        """Free what a client left behind: passes, readings, and a gradient that no step has used."""
+        for key in [key for key in self._readings if key[0] == client]:
+            del self._readings[key]
+        if self._work is not None:
+            self._work.release(client)
+            if self._work.rows.steps(client) or self._work.rows.training_state(client):
+                self._work.rows.training(client).zero()
+
+    def answers(self, asked: Sequence[Asked]) -> list[Frame | RunError | None]:
+        """Return an answer per request, or the error that it deserves; None where a request has no answer.
+
+        Several requests at once are forward passes, or backward passes, which are computed together.
+        """
+        if len(asked) > 1 and asked[0].request.kind in (Kind.FORWARD, Kind.BACKWARD):
+            try:
+                return list(self._together(asked))
+            except RunError:
+                pass  # somebody's request is wrong: each by itself, so that the others do not suffer
+        found: list[Frame | RunError | None] = []
+        for one in asked:
+            try:
+                found.append(self._answer(one))
+            except RunError as problem:
+                found.append(problem)
+        return found
+
+    def held(self, client: str) -> tuple[int, int]:
+        """Return how many passes and how many tokens of passes and readings a client holds."""
+        passes, tokens = (0, 0) if self._work is None else self._work.held_by(client)
+        return passes, tokens + sum(one.tokens for key, one in self._readings.items() if key[0] == client)
+
+    def _answer(self, asked: Asked) -> Frame | None:
+        request, client, work = asked.request, asked.client, self._ready()
+        match request.kind:
+            case Kind.FORWARD:
+                self._check_held(asked)
+                return self._together([asked])[0]
+            case Kind.BACKWARD:
+                return self._together([asked])[0]
+            case Kind.STEP:
+                work.rows.step(client, request.fields.step, request.fields.rate, request.fields.factor)
+                self._state.save_client(work.rows, client)
+                return None
+            case Kind.START:
+                work.release(client)
+                work.rows.start(client, request.fields.round)
+                self._state.save_client(work.rows, client)
+            case Kind.FINISH:
+                work.rows.finish(client)
+                self._state.save_client(work.rows, client)
+            case Kind.KEEP:
+                work.rows.keep(client)
+                self._state.save_client(work.rows, client)
+            case Kind.READ:
+                return self._read(asked)
+            case Kind.SHIFT | Kind.SPREAD | Kind.CLOSE:
+                self._moved(asked)
+                return None
+            case Kind.GRAM:
+                matrix = work.rows.gram(updates=request.fields.updates)
+                return Frame(Kind.MATRIX, request.number, {}, {"matrix": matrix.cpu()})
+            case _:
+                self._coordinated(request, work)
+        return Frame(Kind.DONE, request.number, {"steps": work.rows.steps(client)})
+
+    def _coordinated(self, request: Request, work: TrunkWork) -> None:
+        number = request.fields.round
+        match request.kind:
+            case Kind.BEGIN:
+                work.rows.begin_round(number)
+                self._state.save_all(work.rows)
+            case Kind.MIX if request.matrix is not None:
+                work.rows.mix(request.matrix, number)
+                self._state.save_all(work.rows)
+            case Kind.SAVE:
+                if number != work.rows.round:
+                    raise RunError(f"Round {number} is to be kept, but round {work.rows.round} is on. Resume the run.")
+                self._state.save_round(work.rows, number)
+            case Kind.RESTORE:
+                self._state.restore_round(work.rows, number)
+            case _:
+                raise RunError(f"A request of kind {request.kind} cannot be answered.")
+
+    def _together(self, asked: Sequence[Asked]) -> list[Frame]:
+        work = self._ready()
+        if asked[0].request.kind is Kind.FORWARD:
+            given = [(one.client, one.request.number, self._here(one), one.request.manner) for one in asked]
+            results = work.forward_all([entry for entry in given if entry[3] is not None])
+            return [self._states(one, result) for one, result in zip(asked, results, strict=True)]
+        gradients = [(one.client, one.request.fields.of, self._here(one)) for one in asked]
+        return [
+            self._gradient(one, found) for one, found in zip(asked, work.backward_all(gradients), strict=True)
+        ]
+
+    def _states(self, asked: Asked, result: States) -> Frame:
+        tensors = state_tensors(result, asked.contract, present=False)
+        return Frame(Kind.STATES, asked.request.number, self._progress(asked.client), tensors)
+
+    def _gradient(self, asked: Asked, found: States) -> Frame:
+        training = self._ready().rows.training(asked.client)
+        fields = self._progress(asked.client) | {"squared_norm": training.squared_norm()}
+        return Frame(
+            Kind.GRADIENT, asked.request.number, fields, state_tensors(found, asked.contract, present=False)
+        )
+
+    def _progress(self, client: str) -> dict[str, Any]:
+        return {"steps": self._ready().rows.steps(client)}
+
+    def _here(self, asked: Asked) -> States:
+        """Return the states of a request on the device that computes."""
+        states = asked.request.states
+        if states is None:
+            raise RunError("A pass has no states.")
+        device = self._ready().rows.bank.rows.device
+        start = None if states.start is None else states.start.to(device)
+        return replace(states, rows=states.rows.to(device), present=states.present.to(device), start=start)
+
+    def _read(self, asked: Asked) -> Frame:
+        request, fields, work = asked.request, asked.request.fields, self._ready()
+        if request.read is None:
+            raise RunError("A reading has no states.")
+        key = (asked.client, fields.reading)
+        if key not in self._readings:
+            if sum(other[0] == asked.client for other in self._readings) >= self.limits.readings:
+                raise RunError(f"Client {asked.client} has {self.limits.readings} readings open. Close one first.")
+            reading = work.reading(asked.client, fields.room, adapted=fields.adapted, best=fields.best)
+            self._readings[key] = _Open(reading, fields.room)
+        held = self._readings[key]
+        held.size(fields.rows, fields.all)
+        self._check_held(asked)
+        device = work.rows.bank.rows.device
+        states, positions, sight = request.read
+        full, keys = (None if one is None else one.to(device) for one in (sight.full, sight.keys))
+        sight = replace(sight, seen=sight.seen.to(device), full=full, keys=keys)
+        try:
+            found = held.reading.read(states.to(device), positions.to(device), sight)
+        except (RuntimeError, IndexError, ValueError) as problem:
+            raise RunError(f"A reading of client {asked.client} does not fit what was read before.") from problem
+        return Frame(Kind.STATES, request.number, self._progress(asked.client), plain_tensors(found, asked.contract))
+
+    def _moved(self, asked: Asked) -> None:
+        fields = asked.request.fields
+        key = (asked.client, fields.reading)
+        held = self._readings.get(key)
+        if held is None:
+            if asked.request.kind is Kind.CLOSE:
+                return
+            raise RunError(f"Client {asked.client} has no reading {fields.reading}. Begin it again.")
+        try:
+            if asked.request.kind is Kind.CLOSE:
+                del self._readings[key]
+            elif asked.request.kind is Kind.SPREAD:
+                held.reading.spread(fields.rows, fields.room)
+                held.room, held.rows = fields.room, fields.rows
+                self._check_held(asked)
+            else:
+                if any(not 0 <= place < held.rows for move in fields.moves for place in move) or fields.rows > held.rows:
+                    raise RunError(f"Client {asked.client} moves rows of a reading that it does not have.")
+                held.reading.keep(list(fields.moves), fields.rows)
+                held.rows = fields.rows
+        except (RuntimeError, IndexError, ValueError) as problem:
+            raise RunError(f"A reading of client {asked.client} cannot be changed so.") from problem
+
+    def _check_held(self, asked: Asked) -> None:
+        passes, tokens = self.held(asked.client)
+        manner = asked.request.manner
+        if manner is not None and manner.gradients:
+            passes, tokens = passes + 1, tokens + asked.request.tokens
+        if passes > self.limits.passes or tokens > self.limits.held_tokens:
+            raise RunError(
+                f"Client {asked.client} would hold {passes} passes and {tokens:,} tokens; {self.limits.passes} and "
+                f"{self.limits.held_tokens:,} are allowed. Set training.batch_tokens or placement.pieces lower."
+            )
+
+    def _check(self, agreement: Agreement) -> None:
+        own = self.agreement
+        differing = [name for name in type(own).model_fields if getattr(own, name) != getattr(agreement, name)]
+        if differing:
+            raise RunError(
+                f"The trunk's server and its client do not mean the same run: they differ in {', '.join(differing)}. Start "
+                "both with the same configuration (seed, backbone, placement) and the same model."
+            )
+
+    def _ready(self) -> TrunkWork:
+        if self._work is None:
+            raise RunError("No coordinator has begun a run on this server. Start `pplr run` first.")
+        return self._work
+
+
+@dataclass
+class _Open:
+    """A reading, and about how much it holds."""
+
+    reading: ClientReading
+    room: int
+    rows: int = 1
+    length: int = 0
+
+    def size(self, rows: int, length: int) -> None:
+        self.rows, self.length = rows, length
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * (self.length + self.room)
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Return rows [n_i, length_i, ...] one below the other, filled with zeros to the longest."""
+    longest = max(tensor.shape[1] for tensor in tensors)
+    return torch.cat(
+        [
+            torch.nn.functional.pad(tensor, (0, 0) * (tensor.dim() - 2) + (0, longest - tensor.shape[1]))
+            for tensor in tensors
+        ]
+    )

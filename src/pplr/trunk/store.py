@@ -1,0 +1,147 @@
+"""The state of a trunk's server on disk, such that it can be killed at any moment and goes on where it was.
+
+    agreement.json            what the rows belong to, and the clients' names
+    now-12/state.safetensors  rows, best rows, and what was received in this round, as of the last change of all rows
+    now-12/clients/*          what each client's requests have changed since then: written after every step
+    rounds/round-0007/        the state after a finished round, to which a run that is resumed goes back
+
+A step's file is renamed into place, so that it is whole after a SIGKILL of the server; it is not flushed to the disk,
+because after a loss of power the run goes back to its last finished round anyway.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pplr.errors import CheckpointError
+from pplr.storage import delete, make_folder, write_folder, write_text
+from pplr.trunk.messages import Agreement
+from pplr.trunk.rows import ServerRows
+
+ROUNDS_KEPT = 3
+
+
+class StateFolder:
+    """A folder that belongs to one server."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        make_folder(folder)
+
+    def agreed(self) -> tuple[Agreement, list[str]] | None:
+        """Return what the state belongs to and the names of its clients, or None where there is no state."""
+        path = self._folder / "agreement.json"
+        if not path.is_file():
+            return None
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return Agreement.model_validate(found["agreement"]), [str(name) for name in found["clients"]]
+        except (ValueError, KeyError, TypeError) as problem:
+            raise _damaged(path, problem) from problem
+
+    def begin(self, agreement: Agreement, clients: Sequence[str], rows: ServerRows) -> None:
+        """Forget what is there, and keep the state of a new run."""
+        for path in (self._folder / "agreement.json", self._folder / "rounds", *self._generations()):
+            delete(path)
+        self.save_all(rows)
+        self.save_round(rows, 0)
+        about = {"agreement": agreement.model_dump(), "clients": list(clients)}
+        write_text(self._folder / "agreement.json", json.dumps(about, indent=1))
+
+    def save_all(self, rows: ServerRows) -> None:
+        """Keep the state of all rows."""
+        before = self._generations()
+        number = _number(before[-1]) + 1 if before else 1
+
+        def fill(folder: Path) -> None:
+            save_file(_plain(rows.whole_state()), folder / "state.safetensors")
+            (folder / "clients").mkdir()
+            about = {"round": rows.round, "mixed": rows.mixed}
+            (folder / "manifest.json").write_text(json.dumps(about), encoding="utf-8")
+
+        write_folder(self._folder / f"now-{number}", fill)
+        for path in before:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def save_client(self, rows: ServerRows, client: str) -> None:
+        """Keep what a client's request has changed."""
+        path = self._generations()[-1] / "clients" / f"{quote(client, safe='')}.safetensors"
+        partial = path.with_suffix(".partial")
+        about = {"steps": str(rows.steps(client))}
+        save_file(_plain(rows.client_state(client)), partial, metadata=about)
+        partial.replace(path)
+
+    def load(self, rows: ServerRows) -> None:
+        """Bring the rows to where they were.
+
+        Raises:
+            CheckpointError: the folder is damaged.
+        """
+        generations = self._generations()
+        if not generations:
+            raise _damaged(self._folder, "it holds no state")
+        folder = generations[-1]
+        try:
+            about = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            rows.restore_whole(load_file(folder / "state.safetensors"), about["round"], about["mixed"])
+            for client in rows.bank.clients:
+                path = folder / "clients" / f"{quote(client, safe='')}.safetensors"
+                if path.is_file():
+                    with safe_open(path, "pt") as file:
+                        steps = int(file.metadata()["steps"])
+                    rows.restore_client(client, load_file(path), steps)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as problem:
+            raise _damaged(folder, problem) from problem
+
+    def save_round(self, rows: ServerRows, number: int) -> None:
+        """Keep the state after a finished round; the newest rounds are kept, and the beginning."""
+        rounds = self._folder / "rounds"
+        write_folder(
+            rounds / f"round-{number:04d}", lambda folder: save_file(_plain(rows.state()), folder / "state.safetensors")
+        )
+        kept = sorted(path for path in rounds.iterdir() if path.name != "round-0000")
+        for path in kept[:-ROUNDS_KEPT]:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def restore_round(self, rows: ServerRows, number: int) -> None:
+        """Bring the rows back to the end of a round.
+
+        Raises:
+            CheckpointError: it was not kept.
+        """
+        path = self._folder / "rounds" / f"round-{number:04d}" / "state.safetensors"
+        if not path.is_file():
+            raise CheckpointError(
+                f"The trunk's server has not kept the state after round {number}. Start the run again, with --overwrite."
+            )
+        try:
+            rows.restore(load_file(path), number)
+        except SafetensorError as problem:
+            raise _damaged(path, problem) from problem
+        self.save_all(rows)
+
+    def _generations(self) -> list[Path]:
+        found = [path for path in self._folder.glob("now-*") if re.fullmatch(r"now-\d+", path.name)]
+        return sorted(found, key=_number)
+
+
+def _number(path: Path) -> int:
+    return int(path.name.removeprefix("now-"))
+
+
+def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors on the CPU that share no memory."""
+    return {name: value.detach().cpu().clone() for name, value in state.items()}
+
+
+def _damaged(path: Path, why: object) -> CheckpointError:
+    return CheckpointError(f"The state of the trunk's server in {path} is damaged: {why}. Give an empty folder, and start the run again.")
