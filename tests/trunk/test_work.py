@@ -17,7 +17,7 @@ from pplr.models.parts import Cut
 from pplr.models.parts.passing import PartModel
 from pplr.trunk.rows import ServerRows
 from pplr.trunk.stub import DirectLink, StubTrunk
-from pplr.trunk.work import Manner, States, TrunkWork
+from pplr.trunk.work import Manner, States, TrunkWork, manner_key
 
 SETTINGS = AdapterSettings(rank=2, dropout=0.3)
 
@@ -138,3 +138,67 @@ def test_beams_through_a_stub_are_those_of_the_model(tmp_path: Path, name: str) 
     assert torch.equal(found[0].tokens, found[1].tokens)
     torch.testing.assert_close(found[0].scores, found[1].scores, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(found[0].scores, found[2].scores, atol=1e-3)
+
+
+JOINABLE = [*DECODERS, *(name for name in ENCODERS if name != "longformer")]
+
+
+def _given(seed: int, rows: int, length: int, start: int) -> States:
+    generator = torch.Generator().manual_seed(seed)
+    present = torch.ones(rows, length, dtype=torch.bool)
+    present[-1, length - 3 :] = False
+    states = torch.randn(rows, length, 32, generator=generator) * present[..., None]
+    return States(states, present, torch.randn(1, start, 32, generator=generator) if start else None)
+
+
+@pytest.mark.parametrize("together", ["both", "one after the other", "one alone"])
+@pytest.mark.parametrize(("name", "start"), [*((name, 0) for name in JOINABLE), ("llama", 5), ("gemma3", 9)])
+def test_passes_together_are_what_they_are_alone(tmp_path: Path, name: str, start: int, together: str) -> None:
+    """Two clients with different rows, lengths and seeds of dropout, in one batch."""
+    both, causal = Both(name, tmp_path, Cut(1, 1)), name in DECODERS
+    given = {"ada": _given(1, 3, 16, start), "bob": _given(2, 2, 11, start)}
+    manners = {client: Manner(causal, dropout=seed, gradients=True) for client, seed in (("ada", 5), ("bob", 6))}
+    weight = {client: torch.randn(states.rows.shape) * states.present[..., None] for client, states in given.items()}
+    assert len({manner_key(given[client], manners[client]) for client in given}) == 1
+
+    def gradient(client: str) -> States:
+        start_of = given[client].start
+        return States(weight[client], given[client].present, None if start_of is None else torch.ones_like(start_of))
+
+    def prepared() -> TrunkWork:
+        both.rows.bank.row("bob").add_(0.1 * torch.randn(both.trunk_layout.size, generator=torch.manual_seed(9)))
+        both.rows.begin_round(1)
+        return both.work
+
+    work, alone = prepared(), {}
+    for client, states in given.items():
+        result = work.forward(client, 1, states, manners[client])
+        alone[client] = (result, work.backward(client, 1, gradient(client)))
+    expected = {client: both.rows.training(client).row.gradient.clone() for client in given}
+    both.rows.bank.row("bob").copy_(both.rows.bank.row("ada"))  # as it was before `prepared`
+    work = prepared()
+    results = work.forward_all([(client, 1, states, manners[client]) for client, states in given.items()])
+    assert work.partners("ada", 1) == [("bob", 1)]
+    if together == "both":
+        found = work.backward_all([(client, 1, gradient(client)) for client in given])
+    elif together == "one after the other":
+        found = [work.backward("ada", 1, gradient("ada"))]
+        both.rows.step("ada", 1, 0.1, 1.0)  # changes ada's row before bob's gradient is computed
+        found.append(work.backward("bob", 1, gradient("bob")))
+        both.rows.training("ada").row.gradient.copy_(expected["ada"])
+    else:
+        work.release("ada")
+        found = [None, work.backward("bob", 1, gradient("bob"))]
+        assert not both.rows.training("ada").row.gradient.any()
+        both.rows.training("ada").row.gradient.copy_(expected["ada"])
+    for (client, (states, back)), result, ours in zip(alone.items(), results, found, strict=True):
+        keep = given[client].present
+        torch.testing.assert_close(result.rows[keep], states.rows[keep], atol=1e-5, rtol=1e-5)
+        own = both.rows.training(client).row.gradient
+        assert (own - expected[client]).norm() <= 1e-4 * expected[client].norm()
+        assert expected[client].norm() > 0
+        if ours is not None:
+            torch.testing.assert_close(ours.rows[keep], back.rows[keep], atol=1e-4, rtol=1e-4)
+            if start:
+                torch.testing.assert_close(ours.start, back.start, atol=1e-4, rtol=1e-4)
+    assert work.held("ada") == work.held("bob") == 0

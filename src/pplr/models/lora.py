@@ -52,6 +52,29 @@ class AdapterSettings(BaseModel):
     )
 
 
+class Draws:
+    """Where one map's dropout is drawn from: a generator per piece of the batch, each of a size of its own.
+
+    A piece draws as much as it would draw alone, whatever stands beside it in the batch.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator], sizes: list[tuple[int, int]]) -> None:
+        """`sizes` are (rows, length) of the pieces, in the order of the rows; empty where there is one piece."""
+        self._generators = generators
+        self._sizes = sizes
+
+    def kept(self, z: Tensor, share: float) -> Tensor:
+        """Return ones for about `share` of the numbers in z [batch, length, in], and zeros for the others."""
+        if len(self._generators) == 1:
+            return torch.empty_like(z).bernoulli_(share, generator=self._generators[0])
+        result, row = torch.zeros_like(z), 0
+        for generator, (rows, length) in zip(self._generators, self._sizes, strict=True):
+            piece = z.new_empty(rows, length, z.shape[-1]).bernoulli_(share, generator=generator)
+            result[row : row + rows, :length] = piece
+            row += rows
+        return result
+
+
 class LoraLinear(nn.Module):
     """A frozen linear map plus the low-rank update that is bound at the moment.
 
@@ -69,7 +92,7 @@ class LoraLinear(nn.Module):
         self.sequence_first = sequence_first
         self.factor_a: Tensor | None = None
         self.factor_b: Tensor | None = None
-        self.draws: torch.Generator | None = None
+        self.draws: Draws | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return W x, plus the update where one is bound; x is [batch, ..., in], or [length, batch, in].
@@ -82,7 +105,7 @@ class LoraLinear(nn.Module):
             return y
         z = x.to(a.dtype)
         if self.draws is not None and self.dropout > 0:
-            kept = torch.empty_like(z).bernoulli_(1 - self.dropout, generator=self.draws)
+            kept = self.draws.kept(z, 1 - self.dropout)
             z = z * kept.div_(1 - self.dropout)
         if a.dim() == 2:
             return y + F.linear(F.linear(z, a) * self.scaling, b).to(y.dtype)
@@ -171,11 +194,21 @@ class Lora:
         Each map draws from a generator of its own, made of `seed` and the map's name: which maps are in this process,
         and the order in which they run, change no draw.
         """
+        with self.training_each([seed]), self.elsewhere.training(seed) if self.elsewhere else nullcontext():
+            yield
+
+    @contextmanager
+    def training_each(self, seeds: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
+        """Apply dropout inside the block to a batch of several pieces, each as `training` with its own seed does it.
+
+        Gives the list in which the pieces' sizes (rows, length) stand; whoever runs the model changes it as needed.
+        """
+        sizes: list[tuple[int, int]] = []
         try:
             for path, module in self._modules.items():
-                module.draws = torch_generator(seed, path, device=module.base.weight.device)
-            with self.elsewhere.training(seed) if self.elsewhere else nullcontext():
-                yield
+                device = module.base.weight.device
+                module.draws = Draws([torch_generator(seed, path, device=device) for seed in seeds], sizes)
+            yield sizes
         finally:
             for module in self._modules.values():
                 module.draws = None

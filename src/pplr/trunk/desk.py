@@ -9,16 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from pplr.errors import RunError
 from pplr.trunk.build import LoadedTrunk
 from pplr.trunk.codecs import Codec
 from pplr.trunk.frames import Frame, Kind
 from pplr.trunk.messages import Agreement, Contract, Limits, Request, plain_tensors, state_tensors
 from pplr.trunk.store import StateFolder
-from pplr.trunk.work import ClientReading, States, TrunkWork
+from pplr.trunk.work import ClientReading, Entry, States, TrunkWork
 
 
 @dataclass(frozen=True)
@@ -60,6 +57,15 @@ class Desk:
     def clients(self) -> tuple[str, ...] | None:
         """The clients that have rows, or None before a coordinator has named them."""
         return None if self._work is None else self._work.rows.bank.clients
+
+    @property
+    def work(self) -> TrunkWork:
+        """The trunk at work.
+
+        Raises:
+            RunError: no coordinator has begun a run.
+        """
+        return self._ready()
 
     def contract(self, codec: Codec, bucket: int) -> Contract:
         """Return what a session agrees on."""
@@ -179,13 +185,15 @@ class Desk:
     def _together(self, asked: Sequence[Asked]) -> list[Frame]:
         work = self._ready()
         if asked[0].request.kind is Kind.FORWARD:
-            given = [(one.client, one.request.number, self._here(one), one.request.manner) for one in asked]
-            results = work.forward_all([entry for entry in given if entry[3] is not None])
+            results = work.forward_all([self._entry(one) for one in asked])
             return [self._states(one, result) for one, result in zip(asked, results, strict=True)]
         gradients = [(one.client, one.request.fields.of, self._here(one)) for one in asked]
-        return [
-            self._gradient(one, found) for one, found in zip(asked, work.backward_all(gradients), strict=True)
-        ]
+        return [self._gradient(one, found) for one, found in zip(asked, work.backward_all(gradients), strict=True)]
+
+    def _entry(self, asked: Asked) -> Entry:
+        if asked.request.manner is None:
+            raise RunError("A pass does not say how states are to be passed.")
+        return asked.client, asked.request.number, self._here(asked), asked.request.manner
 
     def _states(self, asked: Asked, result: States) -> Frame:
         tensors = state_tensors(result, asked.contract, present=False)
@@ -194,9 +202,7 @@ class Desk:
     def _gradient(self, asked: Asked, found: States) -> Frame:
         training = self._ready().rows.training(asked.client)
         fields = self._progress(asked.client) | {"squared_norm": training.squared_norm()}
-        return Frame(
-            Kind.GRADIENT, asked.request.number, fields, state_tensors(found, asked.contract, present=False)
-        )
+        return Frame(Kind.GRADIENT, asked.request.number, fields, state_tensors(found, asked.contract, present=False))
 
     def _progress(self, client: str) -> dict[str, Any]:
         return {"steps": self._ready().rows.steps(client)}
@@ -249,7 +255,10 @@ class Desk:
                 held.room, held.rows = fields.room, fields.rows
                 self._check_held(asked)
             else:
-                if any(not 0 <= place < held.rows for move in fields.moves for place in move) or fields.rows > held.rows:
+                if (
+                    any(not 0 <= place < held.rows for move in fields.moves for place in move)
+                    or fields.rows > held.rows
+                ):
                     raise RunError(f"Client {asked.client} moves rows of a reading that it does not have.")
                 held.reading.keep(list(fields.moves), fields.rows)
                 held.rows = fields.rows
@@ -297,14 +306,3 @@ class _Open:
     @property
     def tokens(self) -> int:
         return self.rows * (self.length + self.room)
-
-
-def joined(tensors: Sequence[Tensor]) -> Tensor:
-    """Return rows [n_i, length_i, ...] one below the other, filled with zeros to the longest."""
-    longest = max(tensor.shape[1] for tensor in tensors)
-    return torch.cat(
-        [
-            torch.nn.functional.pad(tensor, (0, 0) * (tensor.dim() - 2) + (0, longest - tensor.shape[1]))
-            for tensor in tensors
-        ]
-    )

@@ -144,4 +144,6 @@ def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _damaged(path: Path, why: object) -> CheckpointError:
-    return CheckpointError(f"The state of the trunk's server in {path} is damaged: {why}. Give an empty folder, and start the run again.")
+    return CheckpointError(
+        f"The state of the trunk's server in {path} is damaged: {why}. Give an empty folder, and start the run again."
+    )

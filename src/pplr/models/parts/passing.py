@@ -106,12 +106,23 @@ class PartModel(Trunk):
     def continued(self, start: Tensor | None, states: Tensor, mask: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return states behind this part, of a common start and of rows that continue it."""
         if start is None:
-            return None, self._run(states, use_cache=False)
+            return None, self.behind(states, None)
+        first, cache = self.started(start)
+        return first, self.behind(states, cache, len(states))
+
+    def started(self, starts: Tensor) -> tuple[Tensor, DynamicCache]:
+        """Return the states behind this part of starts [starts, length, width], and what it remembers of them."""
         config: Any = self.part.module.config
         cache = DynamicCache(config=config)
-        first = self._run(start, past_key_values=cache, use_cache=True)
-        cache.batch_repeat_interleave(len(states))
-        return first, self._run(states, past_key_values=cache, use_cache=True)
+        return self._run(starts, past_key_values=cache, use_cache=True), cache
+
+    def behind(self, rows: Tensor, cache: DynamicCache | None, repeats: int | Tensor = 1) -> Tensor:
+        """Return the states behind this part of rows that continue starts: `repeats` rows each, in their order."""
+        if cache is None:
+            return self._run(rows, use_cache=False)
+        counts: Any = repeats  # torch repeats by a tensor too, of which the annotation does not know
+        cache.batch_repeat_interleave(counts)
+        return self._run(rows, past_key_values=cache, use_cache=True)
 
     def reading(self, room: int) -> PartReading:
         """Return a reading that has read nothing."""
