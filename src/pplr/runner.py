@@ -79,6 +79,7 @@ def run(
 def _train(folder: Path, parts: Parts, resume: bool, observe: Observer) -> RunResult:
     config, trainers = parts.config, parts.trainers()
     store = CheckpointStore(folder / CHECKPOINTS)
+    going_on = resume and bool(store.rounds())
     coordinator = Coordinator(
         InProcessEngine(trainers),
         config.strategy,
@@ -87,10 +88,10 @@ def _train(folder: Path, parts: Parts, resume: bool, observe: Observer) -> RunRe
         seed=config.seed,
         select_by=trainers[0].select_by,
         store=store,
-        trunk=None if parts.trunk is None else parts.trunk.control(),
+        trunk=None if parts.trunk is None else parts.trunk.control(fresh=not going_on),
         observer=observe,
     )
-    if resume and store.rounds():
+    if going_on:
         coordinator.resume()
     progress = coordinator.run()
     stopped = _stopped(progress, config)

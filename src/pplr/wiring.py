@@ -134,7 +134,7 @@ def reach_trunk(config: Config, files: ModelFiles, clients: list[str]) -> TrunkA
         return None
     from pplr.trunk.remote import RemoteAccess
 
-    return RemoteAccess(config, placement, files, clients)
+    return RemoteAccess(config, files, clients)
 
 
 def _check_usable(dataset: Dataset) -> None:

@@ -21,6 +21,7 @@ from pplr.cli import (
     pki,
     recommend,
     run,
+    trunk,
 )
 from pplr.cli.terminal import say, show_error, silence
 from pplr.errors import PplrError, StorageError
@@ -66,6 +67,7 @@ app.command("compare", rich_help_panel=USE)(compare.compare)
 app.add_typer(data.app, name="data", rich_help_panel=CARE)
 app.add_typer(models.app, name="models", rich_help_panel=CARE)
 app.add_typer(pki.app, name="pki", rich_help_panel=CARE)
+app.add_typer(trunk.app, name="trunk", rich_help_panel=CARE)
 app.command("doctor", rich_help_panel=CARE)(doctor.doctor)
 
 

@@ -14,8 +14,8 @@ class TrunkAccess(ABC):
     """The trunk's server, as one run knows it."""
 
     @abstractmethod
-    def control(self) -> TrunkControl:
-        """Return the coordinator's control."""
+    def control(self, *, fresh: bool) -> TrunkControl:
+        """Return the coordinator's control; `fresh` begins a run, and forgets what the server had."""
 
     @abstractmethod
     def link(self, client: str) -> Link:
@@ -37,8 +37,8 @@ class DirectAccess(TrunkAccess):
         self._work = work
         self._control = DirectControl(work.rows)
 
-    def control(self) -> TrunkControl:
-        """Return the control."""
+    def control(self, *, fresh: bool) -> TrunkControl:
+        """Return the control; the rows are as they are."""
         return self._control
 
     def link(self, client: str) -> Link:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -16,6 +19,7 @@ from pplr.models.parts import Which
 from pplr.models.parts.passing import PartModel
 from pplr.models.parts.settings import SplitPlacement
 from pplr.models.settings import SequenceSettings
+from pplr.trunk.messages import Agreement
 from pplr.trunk.rows import ServerRows
 from pplr.trunk.work import TrunkWork
 
@@ -38,9 +42,7 @@ class LoadedTrunk:
             ConfigError: the configuration splits no model.
         """
         settings = adapter_settings(config)
-        placement = config.placement
-        if not isinstance(placement, SplitPlacement):
-            raise ConfigError("placement.kind is 'whole': there is no trunk to serve. Set placement.kind to 'split'.")
+        placement = split_placement(config)
         (part,) = load_parts(files, placement.cut, Which.TRUNK, device=device)
         self.model = PartModel(part)
         self.lora = Lora([part], settings)
@@ -66,3 +68,46 @@ def adapter_settings(config: Config) -> AdapterSettings:
     if isinstance(config.backbone, SequenceSettings):
         raise ConfigError("backbone.kind is 'sequence', whose language model is not split. There is no trunk to serve.")
     return config.backbone.adapter
+
+
+def agreement(config: Config, files: ModelFiles) -> Agreement:
+    """Return what server and client must have in common, whatever run they are in.
+
+    Raises:
+        ConfigError: the configuration splits no model.
+    """
+    settings = {
+        "seed": config.seed,
+        "kind": config.backbone.kind,
+        "adapter": adapter_settings(config).model_dump(mode="json"),
+        "weight_decay": config.training.weight_decay,
+    }
+    cut = split_placement(config).cut
+    return Agreement(settings=_digest(settings), model=files.digest, bottom=cut.bottom, top=cut.top)
+
+
+def run_digest(config: Config) -> str:
+    """Return a hash of all settings that decide what becomes of the rows, but the data: other runs have others."""
+    sections = config.model_dump(
+        mode="json", include={"seed", "backbone", "placement", "training", "federation", "strategy"}
+    )
+    sections["backbone"].pop("model")
+    sections["placement"] = {key: sections["placement"][key] for key in ("kind", "bottom", "top")}
+    return _digest(sections)
+
+
+def split_placement(config: Config) -> SplitPlacement:
+    """Return the section `[placement]` of a configuration that splits a model.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not isinstance(config.placement, SplitPlacement):
+        raise ConfigError(
+            f"placement.kind is {config.placement.kind!r}: there is no trunk to serve. Set it to 'split'."
+        )
+    return config.placement
+
+
+def _digest(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -5,17 +5,21 @@ All of this runs in one thread; the service around it does nothing but wait.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pplr.errors import RunError
+from pplr.models.causal.interface import Sight
 from pplr.trunk.build import LoadedTrunk
 from pplr.trunk.codecs import Codec
 from pplr.trunk.frames import Frame, Kind
 from pplr.trunk.messages import Agreement, Contract, Limits, Request, plain_tensors, state_tensors
-from pplr.trunk.store import StateFolder
+from pplr.trunk.store import Owner, StateFolder
 from pplr.trunk.work import ClientReading, Entry, States, TrunkWork
+
+log = logging.getLogger("pplr.trunk")
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,12 @@ class Desk:
         self._state = state
         self._work: TrunkWork | None = None
         self._readings: dict[tuple[str, int], _Open] = {}
-        found = state.agreed()
+        self._unused: set[str] = set()  # clients with a gradient that no step has used
+        self._run = ""
+        found = state.owner()
         if found is not None:
-            self._check(found[0])
-            self._work = trunk.work(found[1])
+            self._check(found.agreement, f"The state in {state.folder} is of another run.")
+            self._run, self._work = found.run, trunk.work(found.clients)
             state.load(self._work.rows)
 
     @property
@@ -71,7 +77,7 @@ class Desk:
         """Return what a session agrees on."""
         return Contract(self._trunk.width, self._trunk.decoder, codec, bucket, self.limits, len(self.clients or ()))
 
-    def open(self, agreement: Agreement, clients: Sequence[str], *, fresh: bool) -> None:
+    def open(self, agreement: Agreement, run: str, clients: Sequence[str], *, fresh: bool) -> None:
         """Let a coordinator begin a run with these clients, or go on with it.
 
         Raises:
@@ -80,12 +86,28 @@ class Desk:
         self._check(agreement)
         if fresh or self._work is None:
             self._readings.clear()
-            self._work = self._trunk.work(clients)
-            self._state.begin(agreement, clients, self._work.rows)
-        elif tuple(sorted(clients)) != self._work.rows.bank.clients:
+            self._unused.clear()
+            self._run, self._work = run, self._trunk.work(clients)
+            self._state.begin(Owner(agreement=agreement, run=run, clients=tuple(clients)), self._work.rows)
+            return
+        self._check_run(run)
+        if tuple(sorted(clients)) != self._work.rows.bank.clients:
             raise RunError(
                 f"The trunk's server has rows of {', '.join(self._work.rows.bank.clients)}, and the run has the clients "
                 f"{', '.join(sorted(clients))}. Start the run again with --overwrite."
+            )
+
+    def check(self, agreement: Agreement, run: str) -> None:
+        """Raise RunError where a client means something else than is served here."""
+        self._check(agreement)
+        if self._work is not None:
+            self._check_run(run)
+
+    def _check_run(self, run: str) -> None:
+        if run != self._run:
+            raise RunError(
+                "The trunk's server has the rows of another run. Give it the state folder of this one (--state), or "
+                "start this run again, with --overwrite."
             )
 
     def stands(self, client: str | None) -> tuple[int, int]:
@@ -94,18 +116,18 @@ class Desk:
             return 0, 0
         return self._work.rows.round, 0 if client is None else self._work.rows.steps(client)
 
-    def check(self, agreement: Agreement) -> None:
-        """Raise RunError where a client's configuration differs."""
-        self._check(agreement)
-
     def forget(self, client: str) -> None:
         """Free what a client left behind: passes, readings, and a gradient that no step has used."""
         for key in [key for key in self._readings if key[0] == client]:
             del self._readings[key]
+        self._unused.discard(client)
         if self._work is not None:
             self._work.release(client)
-            if self._work.rows.steps(client) or self._work.rows.training_state(client):
-                self._work.rows.training(client).zero()
+            self._work.rows.forget_gradient(client)
+
+    def in_step(self, client: str) -> bool:
+        """Return whether a client has begun a step that is not taken yet."""
+        return client in self._unused or (self._work is not None and self._work.held(client) > 0)
 
     def answers(self, asked: Sequence[Asked]) -> list[Frame | RunError | None]:
         """Return an answer per request, or the error that it deserves; None where a request has no answer.
@@ -115,15 +137,23 @@ class Desk:
         if len(asked) > 1 and asked[0].request.kind in (Kind.FORWARD, Kind.BACKWARD):
             try:
                 return list(self._together(asked))
-            except RunError:
-                pass  # somebody's request is wrong: each by itself, so that the others do not suffer
-        found: list[Frame | RunError | None] = []
-        for one in asked:
-            try:
-                found.append(self._answer(one))
-            except RunError as problem:
-                found.append(problem)
-        return found
+            except (
+                Exception
+            ) as problem:  # somebody's request is wrong: each by itself, so that the others do not suffer
+                if not isinstance(problem, RunError):
+                    log.exception("a batch of %d clients failed, and is computed one by one", len(asked))
+        return [self._answer_or_error(one) for one in asked]
+
+    def _answer_or_error(self, asked: Asked) -> Frame | RunError | None:
+        try:
+            return self._answer(asked)
+        except RunError as problem:
+            return problem
+        except Exception as problem:  # out of memory, or a mistake of ours: the other clients go on
+            log.exception("a request of kind %s of %s failed", asked.request.kind, asked.client or "the coordinator")
+            return RunError(
+                f"The trunk's server failed at a request of kind {asked.request.kind}: {type(problem).__name__}. Its log says more."
+            )
 
     def held(self, client: str) -> tuple[int, int]:
         """Return how many passes and how many tokens of passes and readings a client holds."""
@@ -139,11 +169,13 @@ class Desk:
             case Kind.BACKWARD:
                 return self._together([asked])[0]
             case Kind.STEP:
+                self._unused.discard(client)
                 work.rows.step(client, request.fields.step, request.fields.rate, request.fields.factor)
                 self._state.save_client(work.rows, client)
                 return None
             case Kind.START:
                 work.release(client)
+                self._unused.discard(client)
                 work.rows.start(client, request.fields.round)
                 self._state.save_client(work.rows, client)
             case Kind.FINISH:
@@ -188,7 +220,9 @@ class Desk:
             results = work.forward_all([self._entry(one) for one in asked])
             return [self._states(one, result) for one, result in zip(asked, results, strict=True)]
         gradients = [(one.client, one.request.fields.of, self._here(one)) for one in asked]
-        return [self._gradient(one, found) for one, found in zip(asked, work.backward_all(gradients), strict=True)]
+        found = work.backward_all(gradients)
+        self._unused.update(one.client for one in asked)
+        return [self._gradient(one, states) for one, states in zip(asked, found, strict=True)]
 
     def _entry(self, asked: Asked) -> Entry:
         if asked.request.manner is None:
@@ -231,8 +265,7 @@ class Desk:
         self._check_held(asked)
         device = work.rows.bank.rows.device
         states, positions, sight = request.read
-        full, keys = (None if one is None else one.to(device) for one in (sight.full, sight.keys))
-        sight = replace(sight, seen=sight.seen.to(device), full=full, keys=keys)
+        sight = Sight(*(None if one is None else one.to(device) for one in (sight.seen, sight.full, sight.keys)))
         try:
             found = held.reading.read(states.to(device), positions.to(device), sight)
         except (RuntimeError, IndexError, ValueError) as problem:
@@ -276,13 +309,13 @@ class Desk:
                 f"{self.limits.held_tokens:,} are allowed. Set training.batch_tokens or placement.pieces lower."
             )
 
-    def _check(self, agreement: Agreement) -> None:
+    def _check(self, agreement: Agreement, what: str = "The trunk's server and its client do not fit.") -> None:
         own = self.agreement
         differing = [name for name in type(own).model_fields if getattr(own, name) != getattr(agreement, name)]
         if differing:
             raise RunError(
-                f"The trunk's server and its client do not mean the same run: they differ in {', '.join(differing)}. Start "
-                "both with the same configuration (seed, backbone, placement) and the same model."
+                f"{what} The configurations differ in {', '.join(differing)}: give all parties the same seed, backbone, "
+                "training.weight_decay, placement.bottom and placement.top, and the same model."
             )
 
     def _ready(self) -> TrunkWork:

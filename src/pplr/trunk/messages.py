@@ -6,9 +6,9 @@ the shapes and types that its fields announce, and all states are finite.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -64,9 +64,9 @@ class _Fields(BaseModel):
 
 
 class Agreement(_Fields):
-    """What makes two parties' numbers fit: both derive it from the configuration of the run."""
+    """What makes two parties' numbers fit: both derive it from their configuration and their model."""
 
-    run: str = Field(max_length=64)
+    settings: str = Field(max_length=64)
     model: str = Field(max_length=128)
     bottom: int = Field(ge=0, le=1000)
     top: int = Field(ge=1, le=1000)
@@ -76,6 +76,7 @@ class HelloFields(_Fields):
     """First frame of a session. Who speaks is in the certificate, not here."""
 
     agreement: Agreement
+    run: str = Field(max_length=64)
     codec: str = Field(max_length=16)
     bucket: int = Field(ge=1, le=65536)
     clients: list[str] | None = Field(None, max_length=10_000)
@@ -267,18 +268,28 @@ def fields_of(frame: Frame) -> _Fields:
     model = FIELDS.get(frame.kind)
     if model is None:
         raise WireError(f"A frame of kind {frame.kind} is no request.")
+    return _parsed(model, frame)
+
+
+def welcome_of(frame: Frame) -> WelcomeFields:
+    """Return what the server says at the beginning of a session.
+
+    Raises:
+        WireError: it says something else.
+    """
+    return _parsed(WelcomeFields, frame)
+
+
+F = TypeVar("F", bound=_Fields)
+
+
+def _parsed(model: type[F], frame: Frame) -> F:
     try:
-        return model.model_validate_json(_json(frame.fields))
+        return model.model_validate_json(json.dumps(frame.fields))
     except ValidationError as problem:
         first = problem.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise WireError(f"A frame of kind {frame.kind} is not as agreed: {place}: {first['msg']}.") from problem
-
-
-def _json(fields: Mapping[str, Any]) -> str:
-    import json
-
-    return json.dumps(fields)
 
 
 def _pass(frame: Frame, fields: PassFields, contract: Contract) -> Request:
@@ -325,15 +336,15 @@ def _read(frame: Frame, fields: ReadFields, contract: Contract) -> Request:
     states, names = _states(frame, "rows", fields.rows * fields.new, contract)
     shape = (fields.rows, fields.new)
     positions = _counts(frame, "positions", shape)
-    keys, full = None, None
-    seen = _bits(frame, "seen", (fields.rows, fields.all))
-    names |= {"positions", "seen"}
     if fields.full:
         full = _bits(frame, "full", (fields.rows * fields.new, fields.all)).reshape(fields.rows, 1, fields.new, -1)
-        keys = _counts(frame, "keys", (fields.rows, fields.all))
-        names |= {"full", "keys"}
+        sight = Sight(full=full, keys=_counts(frame, "keys", (fields.rows, fields.all)))
+        names |= {"positions", "full", "keys"}
+    else:
+        sight = Sight(_bits(frame, "seen", (fields.rows, fields.all)))
+        names |= {"positions", "seen"}
     _only(frame, names)
-    read = (states.reshape(*shape, contract.width), positions, Sight(seen, full, keys))
+    read = (states.reshape(*shape, contract.width), positions, sight)
     return Request(frame.kind, frame.number, fields, read=read)
 
 
@@ -410,15 +421,27 @@ def received_states(frame: Frame, present: Tensor, start: int, contract: Contrac
 def read_tensors(states: Tensor, positions: Tensor, sight: Sight, contract: Contract) -> dict[str, Tensor]:
     """Return the tensors in which new tokens of a reading travel."""
     found = _encoded("rows", states.flatten(0, 1), contract)
-    found |= {"positions": positions.cpu().long(), "seen": bits(sight.seen)}
+    found["positions"] = positions.cpu().long()
     if sight.full is not None and sight.keys is not None:
-        found |= {"full": bits(sight.full.flatten(0, 2)), "keys": sight.keys.cpu().long()}
-    return found
+        return found | {"full": bits(sight.full.flatten(0, 2)), "keys": sight.keys.cpu().long()}
+    return found if sight.seen is None else found | {"seen": bits(sight.seen)}
 
 
 def plain_tensors(states: Tensor, contract: Contract) -> dict[str, Tensor]:
     """Return the tensors in which states [rows, new, width] of a reading travel back."""
     return _encoded("rows", states.flatten(0, 1), contract)
+
+
+def matrix_of(frame: Frame, clients: int) -> Tensor:
+    """Return the matrix [clients, clients] float64 in an answer.
+
+    Raises:
+        WireError: it is another one.
+    """
+    (matrix,) = _exact(frame, matrix=((clients, clients), torch.float64))
+    if not bool(torch.isfinite(matrix).all()):
+        raise WireError("A matrix of the trunk's server holds numbers that are not finite. Lower the learning rate.")
+    return matrix
 
 
 def plain_states(frame: Frame, shape: tuple[int, int], contract: Contract) -> Tensor:

@@ -95,6 +95,11 @@ class ServerRows:
         optimiser.zero()
         self._steps[client] = number
 
+    def forget_gradient(self, client: str) -> None:
+        """Forget the gradient that no step of a client has used yet."""
+        if client in self._training:
+            self._training[client].zero()
+
     def finish(self, client: str) -> None:
         """Put what a client has trained into the bank."""
         optimiser = self._training.pop(client, None)

@@ -11,7 +11,9 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from pplr.errors import RunError
 from pplr.trunk.desk import Asked, Desk
@@ -19,6 +21,8 @@ from pplr.trunk.frames import Frame, Kind
 from pplr.trunk.work import manner_key
 
 Answer = Frame | RunError | None
+
+T = TypeVar("T")
 
 PATIENCE = 1.0
 """A backward pass waits for its partners at most this many times as long as their forward pass took."""
@@ -47,6 +51,17 @@ class Job:
         """What is asked."""
         return self.asked.request.kind
 
+    @property
+    def holds(self) -> bool:
+        """It is a forward pass whose backward pass will come."""
+        manner = self.asked.request.manner
+        return manner is not None and manner.gradients
+
+    @property
+    def age(self) -> float:
+        """Seconds since it came."""
+        return time.monotonic() - self.since
+
 
 class Schedule:
     """The queues of all sessions, and the loop that empties them."""
@@ -66,6 +81,7 @@ class Schedule:
         self._observe = observe
         self._queues: OrderedDict[object, deque[Job]] = OrderedDict()
         self._wake = asyncio.Event()
+        self._calls: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._forward_seconds: dict[tuple[str, int], float] = {}
         self._alive: dict[str, object] = {}
 
@@ -91,6 +107,13 @@ class Schedule:
         self._wake.set()
         return job.done
 
+    async def call(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns, done before the next request, while nothing else touches the desk."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._calls.append((work, done))
+        self._wake.set()
+        return await done
+
     @property
     def waiting(self) -> int:
         """Requests that wait."""
@@ -101,22 +124,32 @@ class Schedule:
         loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
+            while self._calls:
+                await self._called(*self._calls.popleft())
             jobs, pause = self._next()
             if not jobs:
-                try:
+                with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), pause)
-                except TimeoutError:
-                    pass
                 continue
             started = time.monotonic()
             answers = await loop.run_in_executor(self._executor, self._desk.answers, [job.asked for job in jobs])
             seconds = time.monotonic() - started
             for job, answer in zip(jobs, answers, strict=True):
-                if job.kind is Kind.FORWARD:
+                if job.holds:
                     self._forward_seconds[job.asked.client, job.asked.request.number] = seconds
                 if not job.done.done():
                     job.done.set_result(answer)
             self._observe(jobs, seconds)
+
+    async def _called(self, work: Callable[[], T], done: asyncio.Future[T]) -> None:
+        try:
+            result = await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        except Exception as problem:  # it belongs to whoever called
+            if not done.done():
+                done.set_exception(problem)
+            return
+        if not done.done():
+            done.set_result(result)
 
     def _next(self) -> tuple[list[Job], float | None]:
         """Return what is to be computed next, or nothing and for how long."""
@@ -152,7 +185,7 @@ class Schedule:
             return []
         wanted, clients = _key(job), {job.asked.client}
         rows, longest, start = _size(job)
-        found = []
+        found: list[tuple[object, Job]] = []
         for other, queue in self._queues.items():
             if other is session or not queue or queue[0].kind is not Kind.FORWARD or _key(queue[0]) != wanted:
                 continue
@@ -167,7 +200,7 @@ class Schedule:
 
     def _partners(self, job: Job) -> list[tuple[object, Job]] | None:
         """Return the backward passes that belong to this one, or None while one that may still come is not there."""
-        found = []
+        found: list[tuple[object, Job]] = []
         for client, number in self._desk.work.partners(job.asked.client, job.asked.request.fields.of):
             session = self._alive.get(client)
             if session is None:

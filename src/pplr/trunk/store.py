@@ -14,10 +14,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -30,32 +30,54 @@ from pplr.trunk.rows import ServerRows
 ROUNDS_KEPT = 3
 
 
+class Owner(BaseModel):
+    """What a state belongs to.
+
+    Attributes:
+        agreement: the settings and the model that its rows fit.
+        run: the run (see `run_digest`).
+        clients: their names.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    agreement: Agreement
+    run: str
+    clients: tuple[str, ...]
+
+
 class StateFolder:
-    """A folder that belongs to one server."""
+    """A folder that belongs to one server.
+
+    Attributes:
+        folder: its path.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         make_folder(folder)
 
-    def agreed(self) -> tuple[Agreement, list[str]] | None:
-        """Return what the state belongs to and the names of its clients, or None where there is no state."""
-        path = self._folder / "agreement.json"
+    def owner(self) -> Owner | None:
+        """Return what the state belongs to, or None where there is no state.
+
+        Raises:
+            CheckpointError: the folder is damaged.
+        """
+        path = self.folder / "agreement.json"
         if not path.is_file():
             return None
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            return Agreement.model_validate(found["agreement"]), [str(name) for name in found["clients"]]
-        except (ValueError, KeyError, TypeError) as problem:
+            return Owner.model_validate_json(path.read_bytes())
+        except ValueError as problem:
             raise _damaged(path, problem) from problem
 
-    def begin(self, agreement: Agreement, clients: Sequence[str], rows: ServerRows) -> None:
+    def begin(self, owner: Owner, rows: ServerRows) -> None:
         """Forget what is there, and keep the state of a new run."""
-        for path in (self._folder / "agreement.json", self._folder / "rounds", *self._generations()):
+        for path in (self.folder / "agreement.json", self.folder / "rounds", *self._generations()):
             delete(path)
         self.save_all(rows)
         self.save_round(rows, 0)
-        about = {"agreement": agreement.model_dump(), "clients": list(clients)}
-        write_text(self._folder / "agreement.json", json.dumps(about, indent=1))
+        write_text(self.folder / "agreement.json", owner.model_dump_json(indent=1))
 
     def save_all(self, rows: ServerRows) -> None:
         """Keep the state of all rows."""
@@ -68,7 +90,7 @@ class StateFolder:
             about = {"round": rows.round, "mixed": rows.mixed}
             (folder / "manifest.json").write_text(json.dumps(about), encoding="utf-8")
 
-        write_folder(self._folder / f"now-{number}", fill)
+        write_folder(self.folder / f"now-{number}", fill)
         for path in before:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -88,7 +110,7 @@ class StateFolder:
         """
         generations = self._generations()
         if not generations:
-            raise _damaged(self._folder, "it holds no state")
+            raise _damaged(self.folder, "it holds no state")
         folder = generations[-1]
         try:
             about = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -104,7 +126,7 @@ class StateFolder:
 
     def save_round(self, rows: ServerRows, number: int) -> None:
         """Keep the state after a finished round; the newest rounds are kept, and the beginning."""
-        rounds = self._folder / "rounds"
+        rounds = self.folder / "rounds"
         write_folder(
             rounds / f"round-{number:04d}", lambda folder: save_file(_plain(rows.state()), folder / "state.safetensors")
         )
@@ -118,7 +140,7 @@ class StateFolder:
         Raises:
             CheckpointError: it was not kept.
         """
-        path = self._folder / "rounds" / f"round-{number:04d}" / "state.safetensors"
+        path = self.folder / "rounds" / f"round-{number:04d}" / "state.safetensors"
         if not path.is_file():
             raise CheckpointError(
                 f"The trunk's server has not kept the state after round {number}. Start the run again, with --overwrite."
@@ -130,7 +152,7 @@ class StateFolder:
         self.save_all(rows)
 
     def _generations(self) -> list[Path]:
-        found = [path for path in self._folder.glob("now-*") if re.fullmatch(r"now-\d+", path.name)]
+        found = [path for path in self.folder.glob("now-*") if re.fullmatch(r"now-\d+", path.name)]
         return sorted(found, key=_number)
 
 

@@ -18,17 +18,25 @@ class Sight:
 
     Attributes:
         seen: [rows, all] true where there is text, for tokens in their order: each sees those up to itself.
-        full: [rows, 1, new, all] true where a new token may see another, for any other order; None where `seen` says it.
+        full: [rows, 1, new, all] true where a new token may see another, for any other order, instead of `seen`.
         keys: [rows, all] the positions of all tokens, with `full`.
     """
 
-    seen: Tensor
+    seen: Tensor | None = None
     full: Tensor | None = None
     keys: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """Number of all tokens, read before and now."""
+        given = self.seen if self.full is None else self.full
+        return 0 if given is None else given.shape[-1]
 
     def mask(self, masks: LayerMasks, positions: Tensor) -> Tensor | dict[str, Tensor]:
         """Return the `attention_mask` of transformers for new tokens at `positions` [rows, new]."""
         if self.full is None or self.keys is None:
+            if self.seen is None:
+                raise ValueError("A sight is either `seen`, or `full` with `keys`.")
             return self.seen.long()
         return masks.of(self.full, positions, self.keys)
 

@@ -80,7 +80,7 @@ class TreeReader:
         self._seen = torch.cat([torch.ones_like(later[:, :1]).expand(-1, common), later], dim=1)
         positions = _positions(self._seen)
         full = _causal(self._seen, common)
-        sight = Sight(self._seen, full, positions)
+        sight = Sight(full=full, keys=positions)
         return self._reading.read(self._input_ids[:, rest:], positions[:, common:], sight, 1)[:, -1]
 
     def read(self, tokens: Ints, parents: Ints, depths: Ints, wanted: Bools) -> Tensor:
@@ -98,7 +98,7 @@ class TreeReader:
         kept = torch.from_numpy(wanted).to(device)
         full = torch.cat([seen[:, None, :] & kept[:, :, None], own], dim=2)[:, None]
         tree_positions = torch.from_numpy(self._positions[self.users, : self.columns]).to(device)
-        sight = Sight(seen, full, torch.cat([_positions(seen), tree_positions], dim=1))
+        sight = Sight(full=full, keys=torch.cat([_positions(seen), tree_positions], dim=1))
         return self._reading.read(torch.from_numpy(tokens).to(device), new, sight, kept)
 
     def keep(self, users: Ints) -> None:

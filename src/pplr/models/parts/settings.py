@@ -54,6 +54,10 @@ class SplitPlacement(BaseModel):
         description="Frames are filled up to a multiple of so many tokens, to hide lengths (with server).",
     )
 
+    wait_seconds: float = Field(
+        120.0, gt=0, le=86_400, description="How long a server that is away is waited for (with server)."
+    )
+
     @field_validator("server")
     @classmethod
     def _is_an_address(cls, server: str | None) -> str | None:

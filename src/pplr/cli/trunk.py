@@ -1,0 +1,111 @@
+"""`pplr trunk`: the server that holds a split model's middle layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pplr.cli.terminal import say
+from pplr.errors import ConfigError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Serve the middle layers of a split model to clients.",
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration, TOML.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Change a value of the configuration; may be repeated."),
+]
+
+
+@app.command("serve")
+def serve(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 is any that is free.")
+    ] = "127.0.0.1:7443",
+    state: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for the clients' rows; a server goes on from what is in it.")
+    ] = Path("trunk-state"),
+    certificates: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of `pplr pki`; placement.certificates without.", show_default=False),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Loopback port for Prometheus; 0 is any that is free.", show_default=False),
+    ] = None,
+    joint_tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens of different clients computed as one batch, at most; 0: one by one.")
+    ] = 8192,
+    limits: Annotated[
+        list[str] | None,
+        typer.Option("--limit", metavar="NAME=N", help="What a client may ask for, such as sessions=64. Repeat it."),
+    ] = None,
+) -> None:
+    """Hold a split model's middle layers, and train each client's adapters in them.
+
+    Clients are known by their certificates (`pplr pki`). The server sees hidden
+    states and their gradients; texts, items and labels stay with the clients.
+    SIGTERM or Ctrl-C ends it after the steps under way; a server that was killed
+    goes on where it was when it is started again with the same --state.
+
+    Examples:
+      pplr trunk serve shop.toml
+      pplr trunk serve shop.toml --listen 0.0.0.0:7443 --state /var/lib/pplr
+      pplr trunk serve shop.toml --metrics-port 9100 --limit sessions=64
+    """
+    import asyncio
+    import logging
+
+    from pplr.config import load_config
+    from pplr.trunk.serving import open_server
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    settings = load_config(config, overrides or ())
+    server = open_server(settings, state, certificates, _numbers(limits or ()), joint_tokens, tell=say)
+    if metrics_port is not None:
+        say(f"Metrics: http://127.0.0.1:{server.figures.publish(metrics_port)}/metrics")
+    host = listen.rpartition(":")[0]
+    asyncio.run(server.serve(listen, lambda port: say(f"Serving the trunk at {host}:{port}")))
+
+
+@app.command("check")
+def check(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    client: Annotated[
+        str | None, typer.Option(help="Ask as this client; as the coordinator without.", show_default=False)
+    ] = None,
+) -> None:
+    """Ask the trunk's server whether it is there and lets this party in.
+
+    Examples:
+      pplr trunk check shop.toml
+      pplr trunk check shop.toml --client shop-1
+    """
+    from pplr.config import load_config
+    from pplr.trunk.health import answer_seconds
+
+    settings = load_config(config, overrides or ())
+    address, seconds = answer_seconds(settings, client)
+    say(f"The trunk's server at {address} is there: {seconds * 1000:.0f} ms.")
+
+
+def _numbers(limits: list[str] | tuple[str, ...]) -> dict[str, float]:
+    found = {}
+    for text in limits:
+        name, equals, value = text.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise ConfigError(f"--limit {text} is not NAME=N. Write for example --limit sessions=64.")
+    return found
