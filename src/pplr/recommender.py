@@ -20,7 +20,9 @@ from pplr.federation.events import Observer, ignore
 from pplr.models.backbone import Backbone, CatalogueScorer
 from pplr.run_folder import changed_since, check_origin, origin
 from pplr.runner import load_run
-from pplr.wiring import load_backbone
+from pplr.trunk.access import TrunkAccess
+from pplr.trunk.stub import StubTrunk
+from pplr.wiring import load_backbone, reach_trunk
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,19 @@ class Recommender:
         dataset: Dataset,
         backbone: Backbone[Any],
         *,
+        trunk: TrunkAccess | None = None,
         regrouped: bool = False,
     ) -> None:
-        """Recommend from the rows of a run; `regrouped` says that users may belong to other clients than in the run."""
+        """Recommend from the rows of a run.
+
+        Where a server holds the layers between, `trunk` reaches it. `regrouped` says that users may belong to other
+        clients than in the run.
+        """
         self._config = config
         self._rows = rows
         self._dataset = dataset
         self._backbone = backbone
+        self._trunk = trunk
         self._scorers: dict[str, CatalogueScorer] = {}
         self._regrouped = regrouped
 
@@ -90,7 +98,9 @@ class Recommender:
         made_from = origin(dataset, files.digest, backbone.layout.digest)
         check_origin(Path(folder), made_from, only=("items", "model", "parameters"))
         changed = changed_since(Path(folder), made_from, only=("training events",))
-        return cls(config, rows, dataset, backbone, regrouped=config.clients.kind != "column" and bool(changed))
+        regrouped = config.clients.kind != "column" and bool(changed)
+        trunk = reach_trunk(config, files, sorted(rows))
+        return cls(config, rows, dataset, backbone, trunk=trunk, regrouped=regrouped)
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -133,7 +143,10 @@ class Recommender:
     def _scorer(self, client: str) -> CatalogueScorer:
         if client not in self._scorers:
             row = self._rows[client].to(self._backbone.device)
-            self._scorers[client] = self._backbone.scorer(self._backbone.layout.views(row))
+            backbone = self._backbone
+            if self._trunk is not None:
+                backbone = backbone.behind(StubTrunk(self._trunk.link(client), best=True))
+            self._scorers[client] = backbone.scorer(backbone.layout.views(row))
         return self._scorers[client]
 
     @cached_property

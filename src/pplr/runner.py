@@ -66,7 +66,7 @@ def run(
     log = EventLog(folder / EVENTS)
     observe = several([log, observer])
     parts = prepare(config, observe)
-    with run_folder.held(folder):  # nothing in the folder was touched before
+    with parts.reached(), run_folder.held(folder):  # nothing in the folder was touched before
         run_folder.check(folder, config, resume=resume, overwrite=overwrite)  # again: another process may have used it
         if resume:
             run_folder.check_origin(folder, parts.origin())
@@ -78,6 +78,7 @@ def run(
 
 def _train(folder: Path, parts: Parts, resume: bool, observe: Observer) -> RunResult:
     config, trainers = parts.config, parts.trainers()
+    observe = _metered(observe, parts)
     store = CheckpointStore(folder / CHECKPOINTS)
     going_on = resume and bool(store.rounds())
     coordinator = Coordinator(
@@ -103,6 +104,17 @@ def _train(folder: Path, parts: Parts, resume: bool, observe: Observer) -> RunRe
     return RunResult(folder, metrics)
 
 
+def _metered(observe: Observer, parts: Parts) -> Observer:
+    """Return an observer that adds to each finished round what has travelled to and from the trunk's server so far."""
+
+    def metering(event: Event) -> None:
+        observe(event)
+        if event.name == "round_finished" and parts.trunk is not None:
+            observe(Event("traffic", event.round, data={"wire": parts.trunk.traffic()}))
+
+    return metering
+
+
 def evaluate_run(folder: Path, observer: Observer = ignore) -> dict[str, Any]:
     """Measure a finished run again, from its rows, and return its metrics with the new figures; nothing is written.
 
@@ -116,7 +128,8 @@ def evaluate_run(folder: Path, observer: Observer = ignore) -> dict[str, Any]:
     parts = prepare(config, observer)
     run_folder.check_origin(folder, parts.origin())
     _check_rows(folder, parts, rows)
-    fresh, _ = _outcome(parts, parts.trainers(), rows, observer)
+    with parts.reached():
+        fresh, _ = _outcome(parts, parts.trainers(), rows, observer)
     return assemble(parts, fresh, before["rounds"], before["stopped"], before["cost"])
 
 

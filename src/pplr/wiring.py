@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +62,15 @@ class Parts:
     notes: tuple[str, ...]
     seconds: dict[str, float]
     trunk: TrunkAccess | None = None
+
+    @contextmanager
+    def reached(self) -> Iterator[None]:
+        """Use the trunk's server inside the block, and leave it at the end."""
+        try:
+            yield
+        finally:
+            if self.trunk is not None:
+                self.trunk.close()
 
     def origin(self) -> Origin:
         """Return digests of the data and the model, to tell later whether they have changed."""

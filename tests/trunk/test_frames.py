@@ -14,21 +14,10 @@ from safetensors.torch import load
 
 from pplr.models.causal.interface import Sight
 from pplr.trunk.codecs import CODECS
+from pplr.trunk.fields import CLIENTS, COORDINATORS, FIELDS, Contract, Limits
 from pplr.trunk.frames import Frame, Kind, WireError, decoded, encoded
-from pplr.trunk.messages import (
-    CLIENTS,
-    COORDINATORS,
-    FIELDS,
-    Contract,
-    Limits,
-    bits,
-    plain_states,
-    plain_tensors,
-    read_tensors,
-    received_states,
-    request,
-    state_tensors,
-)
+from pplr.trunk.messages import request
+from pplr.trunk.payload import bits_of, plain_states, plain_tensors, read_tensors, received_states, state_tensors
 from pplr.trunk.work import States
 
 WIDTH = 6
@@ -109,7 +98,7 @@ def test_what_is_read_by_a_beam_search_arrives() -> None:
         torch.tensor([[1, 1, 0, 1, 1], [1, 1, 1, 1, 1]]) == 1,
         torch.rand(2, 1, 3, 5, generator=generator) > 0.5,
     )
-    for sight in (Sight(seen), Sight(seen, full, keys)):
+    for sight in (Sight(seen), Sight(full=full, keys=keys)):
         fields = {"reading": 1, "room": 4, "adapted": True, "best": False, "rows": 2, "new": 3, "all": 5}
         fields["full"] = sight.full is not None
         frame = Frame(Kind.READ, 9, fields, read_tensors(given, positions, sight, agreed))
@@ -117,10 +106,10 @@ def test_what_is_read_by_a_beam_search_arrives() -> None:
         assert found is not None
         assert torch.equal(found[0], given)
         assert torch.equal(found[1], positions)
-        assert torch.equal(found[2].seen, seen)
-        if sight.full is not None:
-            assert torch.equal(found[2].full, full)
-            assert torch.equal(found[2].keys, keys)
+        assert found[2].length == 5
+        for name in ("seen", "full", "keys"):
+            one, other = getattr(found[2], name), getattr(sight, name)
+            assert (one is None and other is None) or torch.equal(one, other)
     answer = decoded(encoded(Frame(Kind.STATES, 9, {}, plain_tensors(given, agreed))))
     assert torch.equal(plain_states(answer, (2, 3), agreed), given)
 
@@ -264,4 +253,4 @@ def test_a_spoilt_frame_is_read_or_refused_and_never_anything_else(data: st.Data
 def test_every_request_belongs_to_one_role() -> None:
     assert CLIENTS | COORDINATORS | {Kind.HELLO} == set(FIELDS)
     assert not CLIENTS & COORDINATORS
-    assert torch.equal(bits(torch.tensor([True, False, True])), torch.tensor([0b10100000], dtype=torch.uint8))
+    assert torch.equal(bits_of(torch.tensor([True, False, True])), torch.tensor([0b10100000], dtype=torch.uint8))

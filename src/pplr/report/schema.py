@@ -153,6 +153,13 @@ class Stopped(_Part):
     )
 
 
+class FrameCount(_Part):
+    """Frames of one kind, as this process has sent or received them."""
+
+    frames: int = Field(ge=0, description="How many.")
+    bytes: int = Field(ge=0, description="Their bytes, without those of TLS and HTTP/2 around them.")
+
+
 class Cost(_Part):
     """What the run took."""
 
@@ -162,6 +169,11 @@ class Cost(_Part):
     peak_memory_bytes: int | None = Field(None, ge=0, description="Largest resident memory of the process.")
     bytes_up: int = Field(ge=0, description="What a network would have carried to the coordinator, all rounds.")
     bytes_down: int = Field(ge=0, description="What it would have carried to the clients, all rounds.")
+    wire: dict[str, dict[str, FrameCount]] | None = Field(
+        None,
+        description="Frames between clients and the trunk's server by direction (up: to the server, down: from it) and "
+        "kind; null where the model is not split over a network.",
+    )
     parameters: int = Field(ge=0, description="P: trained parameters of one client.")
     shared_parameters: int = Field(ge=0, description="Those of them that are mixed; the others stay with the client.")
 

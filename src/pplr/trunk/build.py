@@ -19,7 +19,7 @@ from pplr.models.parts import Which
 from pplr.models.parts.passing import PartModel
 from pplr.models.parts.settings import SplitPlacement
 from pplr.models.settings import SequenceSettings
-from pplr.trunk.messages import Agreement
+from pplr.trunk.fields import Agreement
 from pplr.trunk.rows import ServerRows
 from pplr.trunk.work import TrunkWork
 

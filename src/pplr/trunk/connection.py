@@ -19,9 +19,9 @@ from torch import Tensor
 
 from pplr.errors import RunError
 from pplr.pki import Party
+from pplr.trunk.fields import HelloFields, WelcomeFields, welcome_of
 from pplr.trunk.frames import FRAME_BYTES, Frame, Kind, decoded, encoded
 from pplr.trunk.journal import Journal, Sent
-from pplr.trunk.messages import HelloFields, WelcomeFields, welcome_of
 from pplr.trunk.meter import Meter
 
 METHOD = "/pplr.Trunk/Session"

@@ -14,10 +14,13 @@ from pplr.errors import RunError
 from pplr.models.causal.interface import Sight
 from pplr.trunk.build import LoadedTrunk
 from pplr.trunk.codecs import Codec
+from pplr.trunk.fields import Agreement, Contract, Limits
 from pplr.trunk.frames import Frame, Kind
-from pplr.trunk.messages import Agreement, Contract, Limits, Request, plain_tensors, state_tensors
+from pplr.trunk.messages import Request
+from pplr.trunk.payload import plain_tensors, state_tensors
+from pplr.trunk.readings import Readings
 from pplr.trunk.store import Owner, StateFolder
-from pplr.trunk.work import ClientReading, Entry, States, TrunkWork
+from pplr.trunk.work import Entry, States, TrunkWork
 
 log = logging.getLogger("pplr.trunk")
 
@@ -50,7 +53,7 @@ class Desk:
         self._trunk = trunk
         self._state = state
         self._work: TrunkWork | None = None
-        self._readings: dict[tuple[str, int], _Open] = {}
+        self._readings = Readings(limits, lambda client: self._held_passes(client)[1])
         self._unused: set[str] = set()  # clients with a gradient that no step has used
         self._run = ""
         found = state.owner()
@@ -118,8 +121,7 @@ class Desk:
 
     def forget(self, client: str) -> None:
         """Free what a client left behind: passes, readings, and a gradient that no step has used."""
-        for key in [key for key in self._readings if key[0] == client]:
-            del self._readings[key]
+        self._readings.clear(client)
         self._unused.discard(client)
         if self._work is not None:
             self._work.release(client)
@@ -155,18 +157,10 @@ class Desk:
                 f"The trunk's server failed at a request of kind {asked.request.kind}: {type(problem).__name__}. Its log says more."
             )
 
-    def held(self, client: str) -> tuple[int, int]:
-        """Return how many passes and how many tokens of passes and readings a client holds."""
-        passes, tokens = (0, 0) if self._work is None else self._work.held_by(client)
-        return passes, tokens + sum(one.tokens for key, one in self._readings.items() if key[0] == client)
-
     def _answer(self, asked: Asked) -> Frame | None:
         request, client, work = asked.request, asked.client, self._ready()
         match request.kind:
-            case Kind.FORWARD:
-                self._check_held(asked)
-                return self._together([asked])[0]
-            case Kind.BACKWARD:
+            case Kind.FORWARD | Kind.BACKWARD:
                 return self._together([asked])[0]
             case Kind.STEP:
                 self._unused.discard(client)
@@ -217,6 +211,8 @@ class Desk:
     def _together(self, asked: Sequence[Asked]) -> list[Frame]:
         work = self._ready()
         if asked[0].request.kind is Kind.FORWARD:
+            for one in asked:
+                self._check_held(one)
             results = work.forward_all([self._entry(one) for one in asked])
             return [self._states(one, result) for one, result in zip(asked, results, strict=True)]
         gradients = [(one.client, one.request.fields.of, self._here(one)) for one in asked]
@@ -254,60 +250,42 @@ class Desk:
         request, fields, work = asked.request, asked.request.fields, self._ready()
         if request.read is None:
             raise RunError("A reading has no states.")
-        key = (asked.client, fields.reading)
-        if key not in self._readings:
-            if sum(other[0] == asked.client for other in self._readings) >= self.limits.readings:
-                raise RunError(f"Client {asked.client} has {self.limits.readings} readings open. Close one first.")
-            reading = work.reading(asked.client, fields.room, adapted=fields.adapted, best=fields.best)
-            self._readings[key] = _Open(reading, fields.room)
-        held = self._readings[key]
-        held.size(fields.rows, fields.all)
-        self._check_held(asked)
         device = work.rows.bank.rows.device
         states, positions, sight = request.read
         sight = Sight(*(None if one is None else one.to(device) for one in (sight.seen, sight.full, sight.keys)))
-        try:
-            found = held.reading.read(states.to(device), positions.to(device), sight)
-        except (RuntimeError, IndexError, ValueError) as problem:
-            raise RunError(f"A reading of client {asked.client} does not fit what was read before.") from problem
+        found = self._readings.read(
+            asked.client,
+            fields,
+            (states.to(device), positions.to(device), sight),
+            lambda: work.reading(asked.client, fields.room, adapted=fields.adapted, best=fields.best),
+        )
         return Frame(Kind.STATES, request.number, self._progress(asked.client), plain_tensors(found, asked.contract))
 
     def _moved(self, asked: Asked) -> None:
-        fields = asked.request.fields
-        key = (asked.client, fields.reading)
-        held = self._readings.get(key)
-        if held is None:
-            if asked.request.kind is Kind.CLOSE:
-                return
-            raise RunError(f"Client {asked.client} has no reading {fields.reading}. Begin it again.")
-        try:
-            if asked.request.kind is Kind.CLOSE:
-                del self._readings[key]
-            elif asked.request.kind is Kind.SPREAD:
-                held.reading.spread(fields.rows, fields.room)
-                held.room, held.rows = fields.room, fields.rows
-                self._check_held(asked)
-            else:
-                if (
-                    any(not 0 <= place < held.rows for move in fields.moves for place in move)
-                    or fields.rows > held.rows
-                ):
-                    raise RunError(f"Client {asked.client} moves rows of a reading that it does not have.")
-                held.reading.keep(list(fields.moves), fields.rows)
-                held.rows = fields.rows
-        except (RuntimeError, IndexError, ValueError) as problem:
-            raise RunError(f"A reading of client {asked.client} cannot be changed so.") from problem
+        client, fields = asked.client, asked.request.fields
+        match asked.request.kind:
+            case Kind.SHIFT:
+                self._readings.shift(client, fields.reading, list(fields.moves), fields.rows)
+            case Kind.SPREAD:
+                self._readings.spread(client, fields.reading, fields.rows, fields.room)
+            case _:
+                self._readings.close(client, fields.reading)
 
     def _check_held(self, asked: Asked) -> None:
-        passes, tokens = self.held(asked.client)
         manner = asked.request.manner
-        if manner is not None and manner.gradients:
-            passes, tokens = passes + 1, tokens + asked.request.tokens
+        if manner is None or not manner.gradients:
+            return
+        passes, tokens = self._held_passes(asked.client)
+        passes, tokens = passes + 1, tokens + asked.request.tokens + self._readings.tokens(asked.client)
         if passes > self.limits.passes or tokens > self.limits.held_tokens:
             raise RunError(
                 f"Client {asked.client} would hold {passes} passes and {tokens:,} tokens; {self.limits.passes} and "
                 f"{self.limits.held_tokens:,} are allowed. Set training.batch_tokens or placement.pieces lower."
             )
+
+    def _held_passes(self, client: str) -> tuple[int, int]:
+        """Return how many passes of a client are held, and their tokens."""
+        return (0, 0) if self._work is None else self._work.held_by(client)
 
     def _check(self, agreement: Agreement, what: str = "The trunk's server and its client do not fit.") -> None:
         own = self.agreement
@@ -322,20 +300,3 @@ class Desk:
         if self._work is None:
             raise RunError("No coordinator has begun a run on this server. Start `pplr run` first.")
         return self._work
-
-
-@dataclass
-class _Open:
-    """A reading, and about how much it holds."""
-
-    reading: ClientReading
-    room: int
-    rows: int = 1
-    length: int = 0
-
-    def size(self, rows: int, length: int) -> None:
-        self.rows, self.length = rows, length
-
-    @property
-    def tokens(self) -> int:
-        return self.rows * (self.length + self.room)

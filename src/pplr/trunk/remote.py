@@ -22,17 +22,10 @@ from pplr.trunk.build import agreement, run_digest, split_placement
 from pplr.trunk.codecs import codec
 from pplr.trunk.connection import Connection
 from pplr.trunk.control import TrunkControl
+from pplr.trunk.fields import Contract, HelloFields
 from pplr.trunk.frames import Frame, Kind
-from pplr.trunk.messages import (
-    Contract,
-    HelloFields,
-    matrix_of,
-    plain_states,
-    read_tensors,
-    received_states,
-    state_tensors,
-)
 from pplr.trunk.meter import Meter
+from pplr.trunk.payload import matrix_of, plain_states, read_tensors, received_states, state_tensors
 from pplr.trunk.stub import Link
 from pplr.trunk.work import Manner, States
 

@@ -19,10 +19,10 @@ from pplr.pki import Identity, Party, Revocations, Role
 from pplr.trunk.codecs import codec
 from pplr.trunk.connection import METHOD
 from pplr.trunk.desk import Desk
+from pplr.trunk.fields import HelloFields, fields_of
 from pplr.trunk.figures import Figures
 from pplr.trunk.frames import Frame, Kind, WireError
 from pplr.trunk.health import HEALTH, SERVING
-from pplr.trunk.messages import HelloFields, fields_of
 from pplr.trunk.schedule import Job, Schedule
 from pplr.trunk.session import NotYet, Replaced, Session, Stream, status_of
 

@@ -15,7 +15,7 @@ from pplr.models.hub import Kind, require, resolve
 from pplr.models.parts.settings import SplitPlacement
 from pplr.trunk.build import LoadedTrunk, agreement, split_placement
 from pplr.trunk.desk import Desk
-from pplr.trunk.messages import Limits
+from pplr.trunk.fields import Limits
 from pplr.trunk.service import TrunkServer
 from pplr.trunk.store import StateFolder
 from pplr.wiring import choose_device

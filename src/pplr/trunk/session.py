@@ -17,9 +17,10 @@ import grpc.aio
 from pplr.errors import RunError
 from pplr.pki import Identity, Role
 from pplr.trunk.desk import Asked
+from pplr.trunk.fields import CLIENTS, COORDINATORS, Contract, Limits
 from pplr.trunk.figures import Figures
 from pplr.trunk.frames import Frame, WireError, decoded, encoded
-from pplr.trunk.messages import CLIENTS, COORDINATORS, Contract, Limits, request
+from pplr.trunk.messages import request
 from pplr.trunk.schedule import Answer, Schedule
 
 T = TypeVar("T")

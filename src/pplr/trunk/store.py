@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pplr.errors import CheckpointError
 from pplr.storage import delete, make_folder, write_folder, write_text
-from pplr.trunk.messages import Agreement
+from pplr.trunk.fields import Agreement
 from pplr.trunk.rows import ServerRows
 
 ROUNDS_KEPT = 3

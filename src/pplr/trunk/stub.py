@@ -129,10 +129,11 @@ class StubTrunk(RemoteTrunk):
         link: the way to the server.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, *, best: bool = False) -> None:
+        """Use the newest adapters of the link's client, or those that it has kept as its best."""
         self.link = link
         self._adapted = False
-        self._best = False
+        self._best = best
         self._dropout: int | None = None
         self._drawn = 0
         self._passes = 0
