@@ -25,6 +25,7 @@ from pplr.federation.coordinator import Progress
 from pplr.federation.engines import InProcessEngine
 from pplr.federation.events import Event, EventLog, Observer, ignore, several
 from pplr.federation.messages import EvaluateTask, Report
+from pplr.memory import enough_memory
 from pplr.models.peft_format import export_adapter
 from pplr.results import Outcome, assemble, examples, measure_baselines, per_user_table
 from pplr.run_folder import ADAPTERS, CHECKPOINTS, CONFIG, EVENTS, EXAMPLES, METRICS, PER_USER, ROWS
@@ -45,6 +46,7 @@ class RunResult:
     metrics: dict[str, Any]
 
 
+@enough_memory()
 def run(
     config: Config,
     out: Path | None = None,
@@ -117,6 +119,7 @@ def _metered(observe: Observer, parts: Parts) -> Observer:
     return metering
 
 
+@enough_memory()
 def evaluate_run(folder: Path, observer: Observer = ignore) -> dict[str, Any]:
     """Measure a finished run again, from its rows, and return its metrics with the new figures; nothing is written.
 
