@@ -47,7 +47,10 @@ def test_a_run_that_loses_is_not_talked_up(metrics_with):
 
 @pytest.mark.parametrize(
     ("best", "advice"),
-    [(10, "better: train longer."), (4, "better: rounds after number 4 made it no better, so tune on validation data.")],
+    [
+        (10, "better: train longer."),
+        (4, "better: rounds after number 4 made it no better, so tune on validation data."),
+    ],
 )
 def test_more_rounds_are_advised_only_where_the_last_was_the_best(metrics_with, best, advice):
     metrics = metrics_with(0.09, {"transitions": 0.12})
