@@ -209,6 +209,8 @@ def test_recommender(finished):
     assert [item.rank for item in by_user.items] == [1, 2, 3, 4]
     assert all(a.score >= b.score for a, b in zip(by_user.items, by_user.items[1:], strict=False))
     ids = [item.id for item in by_user.history]
+    everything = recommender.recommend("shop-1", user="u1", k=30).items
+    assert {item.id for item in everything} == set(recommender._dataset.catalogue.ids) - set(ids)
     assert recommender.recommend("shop-1", history=ids, k=4).items == by_user.items
     for wrong in (
         {"client": "shop-9", "user": "u1"},

@@ -129,6 +129,18 @@ def test_participants_are_drawn_anew_and_the_others_keep_their_rows(participatio
     assert again.asked == engine.asked, "the draw is the seed's"
 
 
+def test_clients_are_told_how_far_the_run_is():
+    told = []
+
+    class Listening(Scripted):
+        def train(self, tasks, observer):
+            told.append({task.progress for task in tasks})
+            return super().train(tasks, observer)
+
+    coordinator(Listening("ab"), rounds=4).run()
+    assert told == [{0.0}, {0.25}, {0.5}, {0.75}]
+
+
 def test_everybody_is_validated_in_every_round():
     engine = Scripted("abcd")
     tested = coordinator(engine, "fedavg", rounds=3, participation=1)
