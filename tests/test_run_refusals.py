@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import polars as pl
 import pytest
 
 import pplr
 from pplr.errors import CheckpointError, PplrError, RunError
-from whole_runs import change_events, configuration, copied
+from whole_runs import assert_same_result, change_events, configuration, copied
 
 
 def test_resume_refuses_another_configuration_and_damage(files, tmp_path):
@@ -23,6 +25,48 @@ def test_resume_refuses_another_configuration_and_damage(files, tmp_path):
     with pytest.raises(CheckpointError, match="damaged"):
         pplr.run(config, folder, resume=True)
     assert pplr.run(config, folder, overwrite=True).metrics["stopped"]["round"] == 1
+
+
+@pytest.mark.parametrize("log", ["whole", "cut", "gone"])
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(files, tmp_path, log):
+    config, folder = configuration(files, federation={"rounds": 2}), tmp_path / "run"
+    pplr.run(config, folder)
+    shutil.rmtree(folder / "checkpoints")
+    events = folder / "events.jsonl"
+    if log == "cut":  # killed while it wrote a line
+        events.write_bytes(events.read_bytes()[:-20])
+    if log == "gone":
+        events.unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    reached = "come to its end" if log == "gone" else "finished round 2"
+    with pytest.raises(CheckpointError, match=rf"had {reached}, but there is no checkpoint .*--overwrite"):
+        pplr.run(config, folder, resume=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_a_run_that_was_killed_in_its_first_round_is_resumed(files, tmp_path, finished):
+    class Killed(Exception):
+        pass
+
+    def kill(event):
+        if event.name == "client_trained":
+            raise Killed
+
+    with pytest.raises(Killed):
+        pplr.run(configuration(files), tmp_path / "run", observer=kill)
+    assert_same_result(pplr.run(configuration(files), tmp_path / "run", resume=True).folder, finished.folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"), [("rows.safetensors", r"--resume`\.$"), ("config.toml", r"not valid TOML.*--overwrite\.$")]
+)
+def test_a_damaged_file_of_a_finished_run_says_what_to_do(files, tmp_path, finished, name, advice):
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    (folder / name).write_bytes((folder / name).read_bytes()[:-30] + b"[")
+    for use in (pplr.evaluate_run, pplr.Recommender.load):
+        with pytest.raises(RunError, match=advice):
+            use(folder)
 
 
 def test_folders_that_hold_something_else_are_left_alone(files, tmp_path):

@@ -20,9 +20,11 @@ from safetensors.torch import load_file
 import pplr
 import tiny
 from pplr.config import config_toml
+from pplr.data.dataset import Part
 from pplr.errors import ConfigError, DataError, RunError
 from pplr.results import SCHEMA
-from pplr.wiring import shares
+from pplr.runner import load_run
+from pplr.wiring import prepare, shares
 from whole_runs import assert_same_result, assert_same_rows, configuration, copied, other_test_items
 
 
@@ -57,6 +59,34 @@ def test_overall_is_the_mean_over_users_and_clients_add_up_to_it(finished):
         assert values["ndcg@10"] == pytest.approx(table.filter(pl.col("client") == client)["ndcg@10"].mean())
     weighted = sum(v["ndcg@10"] * v["users"] for v in metrics["clients"].values())
     assert weighted / metrics["overall"]["users"] == pytest.approx(metrics["overall"]["ndcg@10"])
+
+
+def test_the_figures_are_those_of_the_kept_rows_over_items_that_are_new_to_the_user(finished):
+    """NDCG@10 from the rows on the disk, one user at a time, by sorting; popularity by counting."""
+    config, rows = load_run(finished.folder)
+    parts = prepare(config, lambda event: None)
+    table = pl.read_parquet(finished.folder / "per_user.parquet")
+    counts = np.bincount(parts.dataset.training().values, minlength=30).astype(float)
+    queries, popular = parts.dataset.queries(Part.TEST), []
+    for place, user in enumerate(queries.users):
+        history, (target,) = queries.histories[place], queries.targets[place]
+        row = table.filter(pl.col("user") == parts.dataset.user_ids[user])
+        scorer = parts.backbone.scorer(parts.backbone.layout.views(rows[row["client"].item()]))
+        scores = scorer.scores(queries.select(np.array([place])))[0].numpy()
+        assert row["ndcg@10"].item() == pytest.approx(gain(scores, history, target), abs=1e-9)
+        popular.append(gain(counts, history, target))
+    assert len(popular) == len(table) == finished.metrics["overall"]["users"]
+    assert finished.metrics["baselines"]["popularity"]["overall"]["ndcg@10"] == pytest.approx(np.mean(popular))
+
+
+def gain(scores, history, target):
+    """Return NDCG@10 of one target, the mean over all orders of the items that tie with it."""
+    rivals = [score for item, score in enumerate(scores) if item not in {*history.tolist(), target}]
+    if target in history:
+        return 0.0
+    above, tied = (sum(score > scores[target] for score in rivals), sum(score == scores[target] for score in rivals))
+    places = range(above + 1, above + tied + 2)
+    return float(np.mean([1 / np.log2(1 + place) if place <= 10 else 0.0 for place in places]))
 
 
 def test_evaluating_again_gives_the_same_figures(finished):
@@ -179,6 +209,8 @@ def test_recommender(finished):
     assert [item.rank for item in by_user.items] == [1, 2, 3, 4]
     assert all(a.score >= b.score for a, b in zip(by_user.items, by_user.items[1:], strict=False))
     ids = [item.id for item in by_user.history]
+    everything = recommender.recommend("shop-1", user="u1", k=30).items
+    assert {item.id for item in everything} == set(recommender._dataset.catalogue.ids) - set(ids)
     assert recommender.recommend("shop-1", history=ids, k=4).items == by_user.items
     for wrong in (
         {"client": "shop-9", "user": "u1"},

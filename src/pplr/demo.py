@@ -18,6 +18,7 @@ from pplr.federation import Client, Coordinator
 from pplr.federation.engines import InProcessEngine
 from pplr.federation.events import Observer, ignore
 from pplr.federation.messages import EvaluateTask
+from pplr.memory import enough_memory
 from pplr.models.generative import GenerativeBackbone
 from pplr.models.grounding import write, written_texts
 from pplr.runner import RunResult, run
@@ -95,6 +96,7 @@ def demo_config(backbone: BackboneName = "sequence", strategy: StrategyName = "p
     return parse_config(values, Path())
 
 
+@enough_memory()
 def demo(
     backbone: BackboneName = "sequence",
     strategy: StrategyName = "pplr",

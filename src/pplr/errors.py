@@ -20,6 +20,9 @@ import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_COMPARED = 50_000
+"""Names that are compared at most, which takes a second: nobody waits for half a minute to read that a user is unknown."""
+
 
 class PplrError(Exception):
     """Base of all errors raised on purpose; its text is meant for the person at the keyboard."""
@@ -80,8 +83,9 @@ class StorageError(PplrError):
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the allowed name closest to `name`, or "" where none is close."""
-    matches = get_close_matches(name, list(allowed), n=1, cutoff=0.6)
+    """Return " Did you mean 'x'?" for the allowed name closest to `name`, or "" where none is close, or there are too many."""
+    names = list(allowed)
+    matches = get_close_matches(name, names, n=1, cutoff=0.6) if len(names) <= _COMPARED else []
     return f" Did you mean '{matches[0]}'?" if matches else ""
 
 

@@ -17,6 +17,7 @@ from pplr.data.dataset import Dataset, Ints, Queries, Ragged
 from pplr.errors import ConfigError, RunError, nearest
 from pplr.evaluation import top_items
 from pplr.federation.events import Observer, ignore
+from pplr.memory import enough_memory
 from pplr.models.backbone import Backbone, CatalogueScorer
 from pplr.run_folder import changed_since, check_origin, origin
 from pplr.runner import load_run
@@ -86,6 +87,7 @@ class Recommender:
         self._regrouped = regrouped
 
     @classmethod
+    @enough_memory()
     def load(cls, folder: Path | str, observer: Observer = ignore) -> Recommender:
         """Return the recommender of a run folder.
 
@@ -107,6 +109,7 @@ class Recommender:
         """Names of all clients."""
         return tuple(sorted(self._rows))
 
+    @enough_memory()
     def recommend(
         self, client: str, *, user: str | None = None, history: Sequence[str] | None = None, k: int = 10
     ) -> Recommendations:

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from pplr.config import Config, changes, config_toml, load_config
 from pplr.data.dataset import Dataset, Part
-from pplr.errors import ConfigError, RunError, StorageError
+from pplr.errors import CheckpointError, ConfigError, RunError, StorageError
 from pplr.storage import delete, make_folder, write_text
 
 MARK = "run.json"
@@ -150,6 +150,35 @@ def check_origin(folder: Path, made_from: Origin, only: Iterable[str] | None = N
             f"The {' and the '.join(changed)} that the run in {folder} was made from have changed since. Bring back the "
             f"files as they were, or start a new run in another folder (--out)."
         )
+
+
+def check_rounds_kept(folder: Path) -> None:
+    """Refuse to begin a run again that had finished rounds, where none of their checkpoints is left.
+
+    Raises:
+        CheckpointError: naming the last round that was finished.
+    """
+    done = _last_checkpoint(folder / EVENTS)
+    if done is None and not (folder / METRICS).is_file():
+        return
+    reached = "had come to its end" if done is None else f"had finished round {done}"
+    raise CheckpointError(
+        f"The run in {folder} {reached}, but there is no checkpoint in {folder / CHECKPOINTS} to go on from. Bring that "
+        "folder back from a copy, or start again with --overwrite or in another folder (--out)."
+    )
+
+
+def _last_checkpoint(events: Path) -> int | None:
+    """Return the last round after which the log says that there was a checkpoint; None where it says of none."""
+    last: int | None = None
+    for line in events.read_text(encoding="utf-8", errors="replace").splitlines() if events.is_file() else []:
+        try:
+            event = json.loads(line)
+        except ValueError:  # a process was killed while it wrote this line
+            continue
+        if isinstance(event, dict) and event.get("event") == "checkpoint":
+            last = event.get("round")
+    return last
 
 
 def changed_since(folder: Path, made_from: Origin, only: Iterable[str] | None = None) -> list[str]:

@@ -25,6 +25,7 @@ from pplr.federation.coordinator import Progress
 from pplr.federation.engines import InProcessEngine
 from pplr.federation.events import Event, EventLog, Observer, ignore, several
 from pplr.federation.messages import EvaluateTask, Report
+from pplr.memory import enough_memory
 from pplr.models.peft_format import export_adapter
 from pplr.results import Outcome, assemble, examples, measure_baselines, per_user_table
 from pplr.run_folder import ADAPTERS, CHECKPOINTS, CONFIG, EVENTS, EXAMPLES, METRICS, PER_USER, ROWS
@@ -45,6 +46,7 @@ class RunResult:
     metrics: dict[str, Any]
 
 
+@enough_memory()
 def run(
     config: Config,
     out: Path | None = None,
@@ -58,7 +60,7 @@ def run(
     With `resume` a run that was interrupted goes on after its newest checkpoint, and ends as if it had not been.
 
     Raises:
-        RunError: the folder is occupied, or belongs to another configuration.
+        RunError: the folder is occupied, belongs to another configuration, or has lost its checkpoints.
         PplrError: anything else that is wrong, with a sentence that says what to do.
     """
     folder = (out or Path("runs") / config.name).resolve()
@@ -70,6 +72,8 @@ def run(
         run_folder.check(folder, config, resume=resume, overwrite=overwrite)  # again: another process may have used it
         if resume:
             run_folder.check_origin(folder, parts.origin())
+            if not CheckpointStore(folder / CHECKPOINTS).rounds():
+                run_folder.check_rounds_kept(folder)
         else:
             run_folder.claim(folder, config, parts.origin())
         log.open()
@@ -115,6 +119,7 @@ def _metered(observe: Observer, parts: Parts) -> Observer:
     return metering
 
 
+@enough_memory()
 def evaluate_run(folder: Path, observer: Observer = ignore) -> dict[str, Any]:
     """Measure a finished run again, from its rows, and return its metrics with the new figures; nothing is written.
 
@@ -147,9 +152,18 @@ def load_run(folder: Path) -> tuple[Config, dict[str, Tensor]]:
             f"`{command('pplr', 'run', folder / CONFIG, '--out', folder, '--resume')}`."
         )
     try:
-        return load_config(folder / CONFIG), load_file(folder / ROWS)
-    except (OSError, SafetensorError, ConfigError) as problem:
-        raise RunError(f"The run in {folder} is damaged: {problem}") from problem
+        config = load_config(folder / CONFIG)
+    except ConfigError as problem:
+        raise RunError(
+            f"The run in {folder} is damaged: {problem} Bring the file back from a copy, or run again with --overwrite."
+        ) from problem
+    try:
+        return config, load_file(folder / ROWS)
+    except (OSError, SafetensorError) as problem:
+        raise RunError(
+            f"{folder / ROWS} is damaged: {problem}. Write it again, from the last checkpoint, with "
+            f"`{command('pplr', 'run', folder / CONFIG, '--out', folder, '--resume')}`."
+        ) from problem
 
 
 def save_rows(folder: Path, parts: Parts, rows: Mapping[str, Tensor]) -> None:

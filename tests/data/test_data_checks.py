@@ -134,6 +134,14 @@ def test_training_later_than_the_median_test_event(tmp_path: Path) -> None:
     assert report.split.training_after_test == pytest.approx(2 / 6)
 
 
+def test_what_is_unreadable_hides_nothing_else(tmp_path: Path) -> None:
+    events = ["user,item,time", "a,0,1", "a,9,soon", "a,4,3"]
+    with pytest.raises(DataError) as raised:
+        check(write(tmp_path, events, MESSY_ITEMS), tmp_path)
+    sentences = str(raised.value).splitlines()
+    assert ["'soon'" in sentences[0], "no title" in sentences[1], "does not have" in sentences[2]] == [True] * 3
+
+
 def test_unreadable_tables_are_raised(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'soon'"):
         check(write(tmp_path, ["user,item,time", "a,0,1", "a,0,soon"], MESSY_ITEMS), tmp_path)

@@ -40,10 +40,14 @@ def test_titles_with_commas_do_not_mislead_the_separator(tmp_path: Path) -> None
     assert read_table(path, "auto", "items")["title"].to_list() == ["One, two, three", "Four, five, six"]
 
 
-def test_parquet_keeps_types_and_joins_lists(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+def test_parquet_keeps_types_and_joins_lists(tmp_path: Path, packed: bool) -> None:
     path = tmp_path / "items.parquet"
     frame = pl.DataFrame({"item_id": ["01", "2"], "year": [1995, None], "genres": [["Drama", "War"], []]})
     frame.write_parquet(path)
+    if packed:
+        content, path = path.read_bytes(), tmp_path / "items.parquet.gz"
+        path.write_bytes(gzip.compress(content))
     read = read_table(path, "auto", "items")
     assert read["item_id"].to_list() == ["01", "2"]
     assert read["year"].to_list() == [1995, None]

@@ -129,6 +129,29 @@ def test_participants_are_drawn_anew_and_the_others_keep_their_rows(participatio
     assert again.asked == engine.asked, "the draw is the seed's"
 
 
+def test_clients_are_told_how_far_the_run_is():
+    told = []
+
+    class Listening(Scripted):
+        def train(self, tasks, observer):
+            told.append({task.progress for task in tasks})
+            return super().train(tasks, observer)
+
+    coordinator(Listening("ab"), rounds=4).run()
+    assert told == [{0.0}, {0.25}, {0.5}, {0.75}]
+
+
+@pytest.mark.parametrize(("similarity", "expected"), [("updates", 0.0), ("parameters", 1.0)])
+def test_similarity_is_of_what_the_strategy_asks_for(similarity, expected):
+    """Large equal rows that move in opposite directions: the rows are alike, what the round changed is not."""
+    engine = Scripted("ab", steps={"a": 1.0, "b": -1.0})
+    strategy, chosen = STRATEGIES["pplr"](similarity=similarity), FederationSettings(rounds=2, patience=2)
+    start = torch.full((WIDTH,), 100.0)
+    tested = Coordinator(engine, strategy, chosen, start, seed=3, select_by="ndcg@10", observer=lambda event: None)
+    for record in tested.run().history:
+        assert record.details["similarity"][0][1] == pytest.approx(expected, abs=1e-3)
+
+
 def test_everybody_is_validated_in_every_round():
     engine = Scripted("abcd")
     tested = coordinator(engine, "fedavg", rounds=3, participation=1)

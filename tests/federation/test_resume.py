@@ -67,6 +67,23 @@ def test_resume_in_the_same_process_is_bit_identical(tmp_path, where, strategy):
     assert_same(essence(again, others), essence(whole, members))
 
 
+def test_patience_goes_on_counting_where_it_was(tmp_path):
+    """Steps far too large: the first round stays the best, and the run ends as many rounds after it as it may wait."""
+    restless = tiny.TRAINING.model_copy(update={"learning_rate": 0.5, "schedule": "constant"})
+    options = {"rounds": 9, "patience": 3, "training": restless}
+    whole, _ = tiny.federation(tmp_path / "whole", **options)
+    expected = whole.run()
+    last = len(expected.history)
+    assert last == expected.best_round + 3 < 9, "the run must end by patience for this test to mean anything"
+    broken, _ = tiny.federation(tmp_path / "broken", observer=interrupted_at("checkpoint", last - 1), **options)
+    with pytest.raises(Interrupted):
+        broken.run()
+    again, _ = tiny.federation(tmp_path / "broken", **options)
+    again.resume()
+    assert (again.progress.best_round, again.progress.best_score) == (expected.best_round, expected.best_score)
+    assert len(again.run().history) == last
+
+
 @pytest.mark.slow
 def test_sigkill_at_random_moments_changes_no_bit(tmp_path):
     seed = random.SystemRandom().randrange(2**31)

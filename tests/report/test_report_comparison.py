@@ -33,6 +33,16 @@ def test_estimates_are_means_and_intervals_agree_with_the_paired_t_interval(buil
     assert comparison.notes == ()
 
 
+def test_runs_that_were_asked_other_questions_are_refused(build_run):
+    """The same users and the same counts, but other held-out items: as after a new export of the same shop."""
+    folders = [build_run(name) for name in ("one", "two", "three")]
+    for folder, digest in zip(folders[:2], ("a", "b"), strict=True):
+        (folder / "run.json").write_text(json.dumps({"version": 1, "made_from": {"held-out events": digest}}))
+    compare_runs([folders[0], folders[2]], samples=10)  # nothing is known of one of them
+    with pytest.raises(RunError, match="measured on different held-out events"):
+        compare_runs(folders, samples=10)
+
+
 def test_a_run_does_not_differ_from_itself(build_run):
     folder = build_run()
     twin = compare_runs([folder, folder], samples=50).runs[1]

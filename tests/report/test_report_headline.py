@@ -45,6 +45,20 @@ def test_a_run_that_loses_is_not_talked_up(metrics_with):
     assert "So far transitions serves users better" in " ".join(top.paragraphs)
 
 
+@pytest.mark.parametrize(
+    ("best", "advice"),
+    [
+        (10, "better: train longer."),
+        (4, "better: rounds after number 4 made it no better, so tune on validation data."),
+    ],
+)
+def test_more_rounds_are_advised_only_where_the_last_was_the_best(metrics_with, best, advice):
+    metrics = metrics_with(0.09, {"transitions": 0.12})
+    assert metrics.stopped is not None
+    stopped = metrics.stopped.model_copy(update={"round": 10, "best_round": best})
+    assert advice in " ".join(headline(metrics.model_copy(update={"stopped": stopped})).paragraphs)
+
+
 def test_small_differences_are_no_victory(metrics_with):
     top = headline(metrics_with(0.1215, {"transitions": 0.12}))
     assert "about as good as the best simple baseline" in top.sentence

@@ -47,11 +47,30 @@ def test_the_same_place_gives_the_same_bits_whatever_ran_before(backbone):
     assert one.loss == other.loss
 
 
-@pytest.mark.parametrize(
-    "place", [Place(4, "client-1", 2, 0.25), Place(3, "c", 2, 0.25), Place(3, "client-1", 3, 0.25)]
-)
-def test_another_seed_client_or_round_draws_anew(backbone, place):
-    assert not torch.equal(train(backbone).row, train(backbone, place=place).row)
+ELSEWHERE = [Place(4, "client-1", 2, 0.25), Place(3, "c", 2, 0.25), Place(3, "client-1", 3, 0.25)]
+
+
+@pytest.mark.parametrize("place", ELSEWHERE, ids=["seed", "client", "round"])
+def test_another_seed_client_or_round_draws_other_batches(still, place):
+    assert not torch.equal(train(still).row, train(still, place=place).row)
+
+
+@pytest.mark.parametrize("place", ELSEWHERE, ids=["seed", "client", "round"])
+def test_another_seed_client_or_round_draws_other_dropout(backbone, place):
+    one_batch = SETTINGS.model_copy(update={"epochs": 1})  # of one example: nothing but dropout is left to chance
+    assert len(backbone.examples(DATA.training().select(np.arange(1)))) == 1
+    one, other = (train(backbone, one_batch, p, users=1).row for p in (PLACE, place))
+    assert not torch.equal(one, other)
+
+
+def test_every_epoch_has_batches_of_its_own(still):
+    from pplr.training.local import _plan
+
+    plan = _plan(still.examples(DATA.training()).lengths, SETTINGS, PLACE)
+    starts = [index for index, (starts_epoch, _) in enumerate(plan) if starts_epoch]
+    assert len(starts) == SETTINGS.epochs
+    first, second = plan[: starts[1]], plan[starts[1] :]
+    assert [batch.tolist() for _, batch in first] != [batch.tolist() for _, batch in second]
 
 
 def test_neither_torchs_generator_nor_the_given_row_is_touched(backbone):

@@ -66,7 +66,8 @@ def _settings(path: Path) -> DataSettings:
 def _print_report(report: DataReport, console: Console) -> None:
     console.print(Text(str(report.source), style="bold"))
     console.print(_counts(report))
-    console.print(_cores(report))
+    if report.cores:
+        console.print(_cores(report))
     for title, sentences, style in (
         ("Done to the data", report.notes, ""),
         ("Warnings", report.warnings, "yellow"),

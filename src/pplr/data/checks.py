@@ -38,7 +38,11 @@ def check(settings: DataSettings, base: Path) -> DataReport:
         DataError: a file or a column is missing, or ids, times or other values cannot be read.
     """
     lenient = settings.model_copy(update={"cleaning": settings.cleaning.model_copy(update=_LENIENT)})
-    tables = read_tables(lenient, base)
+    try:
+        tables = read_tables(lenient, base)
+    except DataError:
+        read_tables(settings, base)  # raises as well, and names what a run would stop at besides
+        raise
     problems = [
         f'{note.text} A run stops here unless data.cleaning.{option} is "drop".'
         for note in tables.notes

@@ -14,7 +14,7 @@ import polars as pl
 from pplr.data.dataset import Ints
 from pplr.errors import ConfigError, RunError, nearest
 from pplr.evaluation import Balance, Difference, UserMetrics, balance, compare
-from pplr.report.folder import read_metrics, read_per_user
+from pplr.report.folder import held_out_digest, read_metrics, read_per_user
 from pplr.report.schema import Metrics
 
 
@@ -111,6 +111,7 @@ def compare_runs(
     tables = [_table(folder, metric) for folder in folders]
     for folder, other in zip(folders[1:], metrics[1:], strict=True):
         _check_same_data(folders[0], metrics[0], folder, other)
+    _check_same_answers(folders)
     users = tables[0]["user"].to_list()
     measured = [
         _measured(table, users, metric, folders[0], folder) for table, folder in zip(tables, folders, strict=True)
@@ -201,6 +202,18 @@ def _check_same_data(first: Path, one: Metrics, folder: Path, other: Metrics) ->
             raise RunError(
                 f"The runs in {first} and {folder} have different data ({what}: {here} and {there}), so their figures "
                 "cannot be compared. Compare runs with the same data, cleaning and split."
+            )
+
+
+def _check_same_answers(folders: Sequence[Path]) -> None:
+    """Refuse runs whose held-out events differ, as far as their marks say what these were."""
+    digests = {folder: held_out_digest(folder) for folder in folders}
+    known = [(folder, digest) for folder, digest in digests.items() if digest is not None]
+    for folder, digest in known[1:]:
+        if digest != known[0][1]:
+            raise RunError(
+                f"The runs in {known[0][0]} and {folder} were measured on different held-out events, so their figures "
+                "cannot be compared. Run both on the same files, with the same cleaning and split."
             )
 
 

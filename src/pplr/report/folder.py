@@ -16,6 +16,7 @@ METRICS_FILE = "metrics.json"
 EXAMPLES_FILE = "examples.json"
 CONFIGURATION_FILE = "config.toml"
 PER_USER_FILE = "per_user.parquet"
+MARK_FILE = "run.json"
 TRACES = (CONFIGURATION_FILE, "events.jsonl", "checkpoints")
 """What a run leaves behind before it is finished."""
 
@@ -132,6 +133,15 @@ def read_per_user(folder: Path) -> pl.DataFrame:
         pl.col("user", "client").cast(pl.String),
         *(pl.col(name).cast(pl.Float64).fill_null(float("nan")) for name in metrics),
     )
+
+
+def held_out_digest(folder: Path) -> str | None:
+    """Return the digest of the held-out events that a run was made from, or None where its mark says nothing of them."""
+    try:
+        digest = json.loads((folder / MARK_FILE).read_text(encoding="utf-8"))["made_from"]["held-out events"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return digest if isinstance(digest, str) else None
 
 
 def _check_finished(folder: Path) -> None:

@@ -137,10 +137,18 @@ def _baselines(metrics: Metrics, key: str, value: float) -> str:
     text = f"{listed[0].upper()}{listed[1:]}. " if listed else ""
     closing = {
         "good": "The model has learned something about its users that counting does not give.",
-        "even": "The model is not yet worth more than counting: train it longer, or compare several seeds.",
-        "poor": f"So far {baseline_name(best[0])} serves users better: train longer and tune on validation data.",
+        "even": f"The model is not yet worth more than counting: {_remedy(metrics)}, or compare several seeds.",
+        "poor": f"So far {baseline_name(best[0])} serves users better: {_remedy(metrics)}.",
     }
     return text + closing[_verdict(value, best[1])]
+
+
+def _remedy(metrics: Metrics) -> str:
+    """Return what may help: more rounds only where the last one was still the best."""
+    stopped = metrics.stopped
+    if stopped is None or stopped.best_round == stopped.round:
+        return "train longer"
+    return f"rounds after number {stopped.best_round} made it no better, so tune on validation data"
 
 
 def _seen_from(value: float, other: float) -> str:
@@ -178,7 +186,8 @@ def _clients(metrics: Metrics, key: str) -> str:
             better += own > other[1]
     if better == compared:
         return f"{text} All {compared} clients are better served than by any simple baseline."
-    return f"{text} {better} of {compared} clients are better served than by any simple baseline."
+    verb = "is" if better == 1 else "are"
+    return f"{text} {better} of {compared} clients {verb} better served than by any simple baseline."
 
 
 def _tiles(metrics: Metrics, key: str, value: float) -> tuple[Tile, ...]:

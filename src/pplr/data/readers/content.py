@@ -43,8 +43,12 @@ def check_text(path: Path) -> None:
 
 def beginning(path: Path, size: int = _SAMPLE_BYTES) -> bytes:
     """Return the first `size` bytes of a file, unpacked where it is gzip."""
-    with path.open("rb") as file:
-        packed = file.read(2) == _GZIP
-    with gzip.open(path, "rb") if packed else path.open("rb") as stream:
+    with gzip.open(path, "rb") if is_gzip(path) else path.open("rb") as stream:
         content: bytes = stream.read(size)
     return content
+
+
+def is_gzip(path: Path) -> bool:
+    """Return whether a file begins like gzip."""
+    with path.open("rb") as file:
+        return file.read(2) == _GZIP
