@@ -106,6 +106,12 @@ class Config(BaseModel):
                 "This strategy pools all data in one place, which has no rows at the trunk's "
                 "server. Leave placement.server out"
             )
+        if self.placement.kind == "split" and self.placement.server is not None and self.strategy.whole_rows:
+            raise ValueError(
+                "This strategy combines or trains whole rows, and the trunk's server holds a part of each. Leave "
+                "placement.server out, or choose a strategy that mixes by a matrix: "
+                f"{', '.join(name for name, cls in STRATEGIES.items() if not (cls.pools_data or cls().whole_rows))}"
+            )
         return self
 
     @field_validator("device")
