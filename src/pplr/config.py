@@ -107,10 +107,10 @@ class Config(BaseModel):
                 "server. Leave placement.server out"
             )
         if self.placement.kind == "split" and self.placement.server is not None and self.strategy.whole_rows:
+            others = [name for name, cls in STRATEGIES.items() if not (cls.pools_data or cls().whole_rows)]
             raise ValueError(
-                "This strategy combines or trains whole rows, and the trunk's server holds a part of each. Leave "
-                "placement.server out, or choose a strategy that mixes by a matrix: "
-                f"{', '.join(name for name, cls in STRATEGIES.items() if not (cls.pools_data or cls().whole_rows))}"
+                "This strategy, as it is set, needs whole rows in one place, and a part of each is at the trunk's server. "
+                f"Leave placement.server out, or set strategy.kind to one of {', '.join(others)} with its defaults"
             )
         return self
 

@@ -42,8 +42,15 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> list[DirectAccess]:
 @pytest.mark.parametrize("backbone", ["generative", "encoder"])
 @pytest.mark.parametrize(
     ("strategy", "pieces"),
-    [({"kind": "pplr", "similarity": "updates"}, 1), ({"kind": "pplr"}, 2), ({"kind": "fedavg"}, 2)],
-    ids=["updates", "parameters", "fedavg"],
+    [
+        ({"kind": "pplr", "similarity": "updates"}, 1),
+        ({"kind": "pplr"}, 2),
+        ({"kind": "fedavg"}, 2),
+        ({"kind": "fedprox", "mu": 5.0}, 1),
+        ({"kind": "fedper", "layers": 2}, 1),
+        ({"kind": "ffa"}, 2),
+    ],
+    ids=["updates", "parameters", "fedavg", "fedprox", "fedper", "ffa"],
 )
 def test_a_run_over_links_ends_like_a_whole_one(files: Path, tmp_path: Path, monkeypatch, backbone, strategy, pieces):
     direct(monkeypatch)
