@@ -82,6 +82,8 @@ def agreement(config: Config, files: ModelFiles) -> Agreement:
         "kind": config.backbone.kind,
         "adapter": adapter_settings(config).model_dump(mode="json"),
         "weight_decay": config.training.weight_decay,
+        "proximal": config.strategy.local_objective.proximal,
+        "scope": config.strategy.model_dump(mode="json") if config.strategy.scopes else None,
     }
     cut = split_placement(config).cut
     return Agreement(settings=_digest(settings), model=files.digest, bottom=cut.bottom, top=cut.top)

@@ -103,12 +103,14 @@ class Strategy(BaseModel, ABC):
         whole_rows: it must have all of a client's row in one place, so that no server can hold a part of the layers.
         pools_data: the data of all clients is trained on in one place: a reference, not federated.
         exchanges: rows travel between clients and coordinator.
+        scopes: `scope` marks parameters, so that whoever holds a part of the layers must have the same settings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pools_data: ClassVar[bool] = False
     exchanges: ClassVar[bool] = True
+    scopes: ClassVar[bool] = False
 
     @property
     def similarity_of(self) -> SimilarityOf | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,7 @@ class FedPer(Strategy):
     """
 
     kind: Literal["fedper"] = "fedper"
+    scopes: ClassVar[bool] = True
     layers: int = Field(
         1,
         ge=0,

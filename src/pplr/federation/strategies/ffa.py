@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pplr.errors import ConfigError
 from pplr.federation.strategies.base import Cohort, Mixing, Strategy, averaging
@@ -18,6 +18,7 @@ class FrozenFactorA(Strategy):
     """
 
     kind: Literal["ffa"] = "ffa"
+    scopes: ClassVar[bool] = True
 
     def scope(self, specs: Sequence[ParameterSpec], depth: int | None = None) -> Sequence[ParameterSpec]:
         """Return the parameters, the adapters' factors A frozen.
