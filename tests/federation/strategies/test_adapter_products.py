@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from row_cohorts import LAYOUT, cohort_of, combined, round_of
+from row_cohorts import LAYOUT, cohort_of, combined, layout_of, round_of
 
 import tiny
 from pplr.errors import ConfigError
@@ -98,13 +100,17 @@ def test_with_one_a_for_all_it_is_fedavg(seed, count):
 
 
 def test_with_a_frozen_the_average_of_factors_is_that_of_products_to_the_bit():
-    """Small whole numbers and sizes that are powers of two: float32 makes no error with them."""
+    """Small whole numbers, and shares that are powers of two: no sum or product of them is rounded."""
     generator = torch.Generator().manual_seed(0)
-    a = torch.randint(-8, 9, (2, 5), generator=generator).float()
-    b = torch.randint(-8, 9, (4, 4, 2), generator=generator).float()
-    weights = torch.tensor([1.0, 1, 2, 4]) / 8
-    mean = torch.einsum("c,cor->or", weights, b)
-    assert torch.equal(mean @ a, torch.einsum("c,coi->oi", weights, b @ a))
+    start = torch.randint(-8, 9, (LAYOUT.size,), generator=generator).double()
+    rows = torch.randint(-8, 9, (4, LAYOUT.size), generator=generator).double()
+    one = replace(round_of(0, 4), start=start, rows=rows, sizes=np.array([1.0, 1, 2, 4]))
+    averaged = layout_of(FrozenFactorA()).views(combined(FrozenFactorA(), one))
+    for stem in STEMS:
+        a, b = LAYOUT.views(start)[f"{stem}.lora_A"], LAYOUT.views(rows)[f"{stem}.lora_B"]
+        dense = torch.einsum("c,coi->oi", torch.from_numpy(one.sizes / 8), b @ a)
+        assert f"{stem}.lora_A" not in averaged, "A does not travel"
+        assert torch.equal(averaged[f"{stem}.lora_B"] @ a, dense.expand(4, -1, -1))
 
 
 def test_ffa_trains_b_and_leaves_a_as_it_was_drawn():
