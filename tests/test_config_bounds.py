@@ -40,6 +40,8 @@ def nested(name, value):
         ("strategy.alpha", [-1, float("inf"), float("nan")]),
         ("strategy.beta", [0, float("inf")]),
         ("strategy.tau", [0, float("inf")]),
+        ("strategy.temperature", [0, -1, float("inf")]),
+        ("strategy.self_weight", [-0.1, 1.1, float("nan")]),
         ("clients.minimum_share", [-0.1, 1.1, float("nan")]),
     ],
 )
@@ -65,6 +67,42 @@ def test_what_cannot_be_is_refused_in_one_sentence_that_names_the_key(key, value
 def test_what_can_be_is_taken(key, values, tmp_path):
     for value in values:
         parse_config(nested(key, value), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("fedprox", {"mu": [-1, float("inf"), float("nan")]}),
+        ("ditto", {"pull": [-1, float("inf")]}),
+        ("fedper", {"layers": [-1, 1001], "names": ["block.1.*"]}),
+        ("fedadam", {"eta": [-1], "beta1": [-0.1, 1], "beta2": [-0.1, 1], "tau": [0]}),
+        ("qfedavg", {"q": [-1, 101], "lipschitz": [-1]}),
+        ("robust", {"method": ["mode"], "trim": [-0.1, 0.5]}),
+    ],
+)
+def test_strategies_refuse_what_lies_outside_of_their_ranges(kind, values, tmp_path):
+    for key, wrong in values.items():
+        for value in wrong:
+            with pytest.raises(ConfigError) as caught:
+                parse_config({"strategy": {"kind": kind, key: value}}, tmp_path)
+            assert len(caught.value.problems) == 1, value
+            assert caught.value.problems[0].startswith(f"strategy.{key}"), caught.value.problems
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        *({"kind": kind} for kind in ("ditto", "fedadam", "robust", "product")),
+        {"kind": "qfedavg", "lipschitz": 0.1},
+        {"kind": "pplr", "products": True},
+    ],
+)
+def test_what_needs_whole_rows_is_refused_where_a_server_holds_a_part_of_them(strategy, tmp_path):
+    values = {"backbone": {"kind": "generative"}, "placement": {"kind": "split"}, "strategy": strategy}
+    parse_config(values, tmp_path)
+    values["placement"] = {"kind": "split", "server": "trunk.example:7443"}
+    with pytest.raises(ConfigError, match=r"needs whole rows.*Leave placement\.server out.*pplr, fedavg"):
+        parse_config(values, tmp_path)
 
 
 @pytest.mark.parametrize("value", [True, 0, 1.5, "all", None])

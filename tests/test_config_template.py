@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from pplr.config import Config, parse_config
 from pplr.config_template import suited_values, template_toml
+from pplr.federation.strategies import STRATEGIES
 from pplr.models.parts.settings import SplitPlacement
 
 BACKBONES = ["sequence", "encoder", "generative"]
@@ -57,7 +58,7 @@ def uncommented(lines: str) -> str:
 
 
 def test_the_sections_are_found():
-    assert len(KINDS) == 4 + 4 + 3 + 2 + 2
+    assert len(KINDS) == len(STRATEGIES) + 4 + 3 + 2 + 2
     assert {"data.columns", "data.cleaning", "data.split", "backbone.adapter"} <= {path for path, _ in SECTIONS}
 
 

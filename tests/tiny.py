@@ -19,7 +19,8 @@ from pplr.federation import Client, Coordinator, FederationSettings, Measuring
 from pplr.federation.checkpoints import CheckpointStore
 from pplr.federation.engines import InProcessEngine
 from pplr.federation.events import Observer, ignore
-from pplr.federation.strategies import STRATEGIES
+from pplr.federation.strategies import STRATEGIES, Strategy
+from pplr.models.layout import Layout
 from pplr.models.sequence import SequenceBackbone, SequenceSettings
 from pplr.training import TrainingSettings
 
@@ -182,7 +183,7 @@ TRAINING = TrainingSettings(epochs=1, learning_rate=0.02, batch_tokens=40, warmu
 def federation(
     folder: Path | None,
     *,
-    strategy: str = "pplr",
+    strategy: str | Strategy = "pplr",
     clients: int = 4,
     order: Sequence[int] | None = None,
     observer: Observer = ignore,
@@ -195,18 +196,23 @@ def federation(
     """A coordinator over clients of real, tiny parts; `order` is the order in which the engine is given them."""
     data = dataset()
     backbone = sequence_backbone(data, **(backbone_settings or {"bias": "private"}))
+    chosen_strategy = STRATEGIES[strategy]() if isinstance(strategy, str) else strategy
+    backbone.layout = Layout(chosen_strategy.scope(backbone.layout.specs))
     owners = [client_data(data, f"client-{c}", range(c, len(data.user_ids), clients)) for c in range(clients)]
-    members = [Client(owner, backbone, training, measuring, seed) for owner in owners]
+    objective = chosen_strategy.local_objective
+    members = [Client(owner, backbone, training, measuring, seed, objective=objective) for owner in owners]
     engine = InProcessEngine([members[i] for i in (order or range(clients))])
     chosen = FederationSettings(**({"rounds": 4, "patience": 4} | settings))
+    row = backbone.layout.initial_row(seed)[: backbone.layout.shared]
     coordinator = Coordinator(
         engine,
-        STRATEGIES[strategy](),
+        chosen_strategy,
         chosen,
-        backbone.layout.initial_row(seed)[: backbone.layout.shared],
+        row,
         seed=seed,
         select_by=measuring.select_by,
         store=None if folder is None else CheckpointStore(folder),
+        aggregator=chosen_strategy.aggregator(backbone.layout, row),
         observer=observer,
     )
     return coordinator, members

@@ -106,6 +106,12 @@ class Config(BaseModel):
                 "This strategy pools all data in one place, which has no rows at the trunk's "
                 "server. Leave placement.server out"
             )
+        if self.placement.kind == "split" and self.placement.server is not None and self.strategy.whole_rows:
+            others = [name for name, cls in STRATEGIES.items() if not (cls.pools_data or cls().whole_rows)]
+            raise ValueError(
+                "This strategy, as it is set, needs whole rows in one place, and a part of each is at the trunk's server. "
+                f"Leave placement.server out, or set strategy.kind to one of {', '.join(others)} with its defaults"
+            )
         return self
 
     @field_validator("device")

@@ -85,15 +85,18 @@ def _train(folder: Path, parts: Parts, resume: bool, observe: Observer) -> RunRe
     observe = _metered(observe, parts)
     store = CheckpointStore(folder / CHECKPOINTS)
     going_on = resume and bool(store.rounds())
+    layout = parts.backbone.layout
+    row = layout.initial_row(config.seed)[: layout.shared].to(parts.backbone.device)
     coordinator = Coordinator(
         InProcessEngine(trainers),
         config.strategy,
         config.federation,
-        parts.backbone.layout.initial_row(config.seed)[: parts.backbone.layout.shared].to(parts.backbone.device),
+        row,
         seed=config.seed,
         select_by=trainers[0].select_by,
         store=store,
         trunk=None if parts.trunk is None else parts.trunk.control(fresh=not going_on),
+        aggregator=config.strategy.aggregator(layout, row),
         observer=observe,
     )
     if going_on:

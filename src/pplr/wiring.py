@@ -21,6 +21,7 @@ from pplr.federation.events import Event, Observer
 from pplr.models.backbone import Backbone
 from pplr.models.hub import Kind, ModelFiles, load_base, load_decoder, load_encoder, load_tokenizer, require, resolve
 from pplr.models.hub.parts import load_parts
+from pplr.models.layout import Layout
 from pplr.models.parts import Which
 from pplr.models.parts.settings import PlacementSettings, SplitPlacement
 from pplr.models.settings import EncoderSettings, GenerativeSettings, SequenceSettings
@@ -104,6 +105,7 @@ class Parts:
                 measuring,
                 self.config.seed,
                 None if self.trunk is None else StubTrunk(self.trunk.link(owner.name)),
+                self.config.strategy.local_objective,
             )
             for owner in owners
         ]
@@ -171,7 +173,16 @@ def _check_participation(config: Config, clients: int) -> None:
 
 
 def load_backbone(config: Config, catalogue: Catalogue, observer: Observer) -> tuple[Backbone[Any], ModelFiles]:
-    """Return the backbone that the configuration names over a catalogue, and the files of its language model."""
+    """Return the backbone that the configuration names over a catalogue, and the files of its language model.
+
+    What the strategy keeps from mixing is private in its layout.
+    """
+    backbone, files = _backbone(config, catalogue, observer)
+    backbone.layout = Layout(config.strategy.scope(backbone.layout.specs))
+    return backbone, files
+
+
+def _backbone(config: Config, catalogue: Catalogue, observer: Observer) -> tuple[Backbone[Any], ModelFiles]:
     settings, device = config.backbone, choose_device(config.device)
     observer(Event("loading", data={"what": f"model {settings.model}"}, transient=True))
     files = resolve(

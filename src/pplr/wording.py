@@ -5,6 +5,14 @@ from __future__ import annotations
 STRATEGIES = {
     "pplr": "Dynamic balance",
     "fedavg": "Federated averaging",
+    "fedprox": "Averaging with a proximal term",
+    "ditto": "Personal models pulled to the average",
+    "fedper": "Averaging with private layers",
+    "fedadam": "Averaging with Adam at the server",
+    "qfedavg": "Fair averaging",
+    "robust": "Robust averaging",
+    "product": "Averaging of adapters' products",
+    "ffa": "Averaging with A frozen",
     "local": "Training alone",
     "centralised": "Pooled data",
 }

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import tiny
+from whole_runs import configuration
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 
@@ -152,3 +153,15 @@ def test_the_page_has_what_was_measured_and_says_what_was_not(script, tmp_path):
 
 def test_benchmarks_leave_no_modules_that_shadow_others():
     assert not {path.stem for path in SCRIPTS.glob("*.py")} & set(sys.stdlib_module_names)
+
+
+def test_strategies_are_compared_by_their_best_validation(script, tmp_path, files, monkeypatch):
+    module = script("strategies_demo")
+    monkeypatch.setattr(module, "demo_config", lambda *_: configuration(files))
+    options = ["--work", str(tmp_path / "runs"), "--rounds", "2", "--only", "local", "robust median"]
+    result = result_of(module, tmp_path / "r.json", *options)
+    for one in result["runs"]:
+        assert one["worst"] == min(one["clients"].values())
+        assert one["overall"] >= max(one["by_round"]) - 1e-12, "each client keeps the row that was best for itself"
+    assert [one["strategy"]["kind"] for one in result["runs"]] == ["local", "robust"]
+    assert result_of(module, tmp_path / "again.json", *options)["runs"] == result["runs"], "nothing is trained twice"

@@ -17,7 +17,17 @@ from safetensors.torch import load_file
 import tiny
 from pplr.errors import CheckpointError
 from pplr.federation.checkpoints import CheckpointStore
+from pplr.federation.strategies import Ditto, FedAdam, FedPer, FedProx, QFedAvg, Robust
 
+WITH_STATE = [
+    FedAdam(),
+    QFedAvg(q=1, lipschitz=0.1),
+    Ditto(),
+    FedPer(names=("projection",)),
+    FedProx(mu=0.5),
+    Robust(),
+]
+"""Strategies whose clients or coordinator remember more than rows, and some that remember nothing."""
 SCRIPT = Path(__file__).parent / "killable_run.py"
 
 
@@ -27,7 +37,8 @@ def essence(coordinator, members):
     for record in history:
         for client in record["clients"].values():
             client.pop("seconds")
-    tensors = [coordinator.bank.rows, *(t for client in members for t in (client.best, client.private))]
+    kept = (t for client in members for t in (client.best, client.private, client.personal) if t is not None)
+    tensors = [coordinator.bank.rows, *kept]
     return history, [client.best_score for client in members], tensors
 
 
@@ -52,7 +63,7 @@ def interrupted_at(event_name, number):
 @pytest.mark.parametrize(
     "where", [("client_trained", 2), ("client_validated", 3), ("round_finished", 3), ("checkpoint", 3)]
 )
-@pytest.mark.parametrize("strategy", ["pplr", "local"])
+@pytest.mark.parametrize("strategy", ["pplr", "local", *WITH_STATE], ids=repr)
 def test_resume_in_the_same_process_is_bit_identical(tmp_path, where, strategy):
     options = {"strategy": strategy, "rounds": 4, "participation": 3}
     whole, members = tiny.federation(tmp_path / "whole", **options)
@@ -82,6 +93,17 @@ def test_patience_goes_on_counting_where_it_was(tmp_path):
     again.resume()
     assert (again.progress.best_round, again.progress.best_score) == (expected.best_round, expected.best_score)
     assert len(again.run().history) == last
+
+
+def test_a_server_that_remembers_finds_its_state_damaged_or_of_another_strategy(tmp_path):
+    coordinator, _ = tiny.federation(tmp_path, strategy="fedadam", rounds=2)
+    coordinator.run()
+    with pytest.raises(CheckpointError, match="another strategy's server"):
+        resumed(tmp_path, strategy="robust")
+    path = tmp_path / "round-0002" / "server.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + b"\1\2\3\4")
+    with pytest.raises(CheckpointError, match=r"server\.safetensors is not what was written"):
+        resumed(tmp_path, strategy="fedadam")
 
 
 @pytest.mark.slow

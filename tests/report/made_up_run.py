@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 
 from pplr.evaluation import balance
-from pplr.federation.strategies import Centralised, Cohort, FedAvg, Local, Pplr
+from pplr.federation.strategies import Centralised, Cohort, FedAvg, Local, Pplr, Robust
 
-STRATEGIES = {"pplr": Pplr(), "fedavg": FedAvg(), "local": Local(), "centralised": Centralised()}
+STRATEGIES = {"pplr": Pplr(), "fedavg": FedAvg(), "local": Local(), "centralised": Centralised(), "robust": Robust()}
 KS = (5, 10, 20, 50)
 METRICS = [f"{name}@{k}" for name in ("recall", "ndcg") for k in KS]
 BASELINES = {"popularity": 0.074, "recent": 0.102, "transitions": 0.120, "item_knn": 0.089, "item_knn_recency": 0.107}
@@ -173,7 +173,7 @@ def _rounds(
                     for i, name in enumerate(names)
                 },
                 "score": float(level.mean()),
-                "mixing": mixing.matrix.tolist(),
+                "mixing": None if mixing.matrix is None else mixing.matrix.tolist(),
                 "details": {key: values.tolist() for key, values in mixing.details.items()},
                 "seconds": {"train": 17.1, "aggregate": 0.02, "validate": 1.2, "total": 18.3},
                 "bytes_up": 12_700_000,

@@ -65,3 +65,10 @@ def test_matrices_are_thinned_from_the_first_to_the_last_round(build_run):
             assert row == pytest.approx(exact, abs=5e-5)
     assert matrices(records, limit=4 * 4 * 2) is None
     assert matrices([]) is None
+
+
+def test_a_strategy_without_a_matrix_has_neither_heat_map_nor_own_weights(build_run):
+    metrics = read_metrics(build_run(strategy="robust", rounds=2))
+    assert metrics.rounds[0].mixing is None
+    assert matrices(metrics.rounds) is None
+    assert strategy_curves(metrics, ["client-0"]) == {}

@@ -56,6 +56,12 @@ def page(build_run):
     return make
 
 
+def test_a_strategy_without_a_matrix_says_so(page):
+    found = page(strategy="robust", rounds=2)
+    assert "The strategy robust combines the rows number by number" in found.text
+    assert "plot-heat" not in found.identifiers()
+
+
 def test_the_page_is_whole(page):
     found = page()
     assert [name for name in found.identifiers() if name in SECTIONS] == SECTIONS

@@ -11,7 +11,7 @@ import torch
 from pplr import run, wiring
 from pplr.models.hub import resolve
 from pplr.trunk.access import DirectAccess
-from pplr.trunk.build import LoadedTrunk
+from pplr.trunk.build import LoadedTrunk, agreement
 from whole_runs import assert_numbers_agree, configuration
 
 COMMON = {
@@ -42,8 +42,15 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> list[DirectAccess]:
 @pytest.mark.parametrize("backbone", ["generative", "encoder"])
 @pytest.mark.parametrize(
     ("strategy", "pieces"),
-    [({"kind": "pplr", "similarity": "updates"}, 1), ({"kind": "pplr"}, 2), ({"kind": "fedavg"}, 2)],
-    ids=["updates", "parameters", "fedavg"],
+    [
+        ({"kind": "pplr", "similarity": "updates"}, 1),
+        ({"kind": "pplr"}, 2),
+        ({"kind": "fedavg"}, 2),
+        ({"kind": "fedprox", "mu": 5.0}, 1),
+        ({"kind": "fedper", "layers": 2}, 1),
+        ({"kind": "ffa"}, 2),
+    ],
+    ids=["updates", "parameters", "fedavg", "fedprox", "fedper", "ffa"],
 )
 def test_a_run_over_links_ends_like_a_whole_one(files: Path, tmp_path: Path, monkeypatch, backbone, strategy, pieces):
     direct(monkeypatch)
@@ -86,3 +93,15 @@ def test_the_cut_model_is_of_this_configuration(files: Path) -> None:
     config = configuration(files, "generative", placement=split(1))
     trunk = LoadedTrunk(config, resolve(config.backbone.model), torch.device("cpu"))
     assert all(".layers." in spec.name for spec in trunk.layout.specs)
+
+
+def test_the_server_must_know_of_a_strategy_that_reaches_into_its_layers(files: Path) -> None:
+    model = resolve(configuration(files, "generative").backbone.model)
+
+    def agreed(**strategy):
+        return agreement(configuration(files, "generative", placement=split(1), strategy=strategy), model)
+
+    same = [{"kind": "fedavg"}, {"kind": "pplr", "alpha": 2.0}, {"kind": "fedprox", "mu": 0.0}]
+    assert len({agreed(**one).settings for one in same}) == 1
+    other = [{"kind": "fedprox"}, {"kind": "fedprox", "mu": 3.0}, {"kind": "ffa"}, {"kind": "fedper"}]
+    assert len({agreed(**one).settings for one in [*other, {"kind": "fedper", "layers": 2}, same[0]]}) == 6

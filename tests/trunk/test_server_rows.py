@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pplr.errors import RunError
 from pplr.models.bank import AdapterBank
 from pplr.models.layout import Layout, ParameterSpec, kaiming
+from pplr.training.optimiser import Pull, RowOptimiser
 from pplr.trunk.rows import ServerRows
 
 LAYOUT = Layout([ParameterSpec("a", (2, 3), kaiming), ParameterSpec("b", (4,), kaiming)])
@@ -174,3 +175,45 @@ def test_what_does_not_belong_is_refused() -> None:
     other = ServerRows(Layout(LAYOUT.specs[:1]), CLIENTS, torch.zeros(6))
     with pytest.raises(RunError, match="do not fit client ada"):
         other.restore(rows.state(), 1)
+
+
+def test_a_pull_towards_what_was_received_is_the_same_in_two_places_as_in_one() -> None:
+    whole = Layout([ParameterSpec("x", (4,), kaiming), *LAYOUT.specs])
+    here = Layout(whole.specs[:1])
+    start = whole.initial_row(3)
+    rows = ServerRows(LAYOUT, CLIENTS, start[4:], 0.1, proximal=2.0)
+    rows.begin_round(1)
+    one = RowOptimiser(whole, start, 0.1, Pull(2.0, start))
+    ours = RowOptimiser(here, start[:4], 0.1, Pull(2.0, start[:4]))
+    free = RowOptimiser(whole, start, 0.1)
+    for step in range(1, 5):
+        gradient = torch.randn(whole.size, generator=torch.Generator().manual_seed(step))
+        for optimiser, part in ((one, gradient), (free, gradient), (ours, gradient[:4])):
+            optimiser.zero()
+            optimiser.row.gradient.add_(part)
+        rows.training("ada").row.gradient.add_(gradient[4:])
+        norms = [rows.training("ada").squared_norm() for _ in range(2)]
+        assert norms[0] == norms[1], "asking again changes nothing"
+        assert ours.squared_norm() + norms[0] == pytest.approx(one.squared_norm(), rel=1e-5)
+        for optimiser in (one, free, ours):
+            optimiser.step(0.1, 0.5)
+        rows.step("ada", step, 0.1, 0.5)
+    found = torch.cat([ours.row.values, rows.training("ada").row.values])
+    torch.testing.assert_close(found, one.row.values)
+    assert (free.row.values - one.row.values).abs().max() > 1e-3
+
+
+def test_what_is_private_on_the_server_is_neither_compared_nor_mixed() -> None:
+    layout = Layout([LAYOUT.specs[0].kept(), LAYOUT.specs[1], ParameterSpec("c", (5,), kaiming).fixed()])
+    rows = ServerRows(layout, CLIENTS, layout.initial_row(1))
+    rows.begin_round(1)
+    rows.bank.rows.copy_(torch.randn(3, layout.size, generator=torch.Generator().manual_seed(1)))
+    before = rows.bank.rows.clone()
+    shared = before[:, : layout.shared].double()
+    torch.testing.assert_close(rows.gram(updates=False), shared @ shared.T, rtol=1e-5, atol=1e-6)
+    rows.mix(torch.full((3, 3), 1 / 3), 1)
+    assert torch.equal(rows.bank.rows[:, layout.shared :], before[:, layout.shared :])
+    mean = shared.mean(0).float()
+    torch.testing.assert_close(rows.bank.rows[:, : layout.shared], mean.expand(3, -1))
+    training = rows.training("bob").row
+    assert [name for name, leaf in training.named.items() if not leaf.requires_grad] == ["c"]

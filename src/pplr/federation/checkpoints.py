@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pplr.errors import CheckpointError
 from pplr.storage import file_digest, write_folder
 
 VERSION = 1
+SERVER = "server.safetensors"
 NAME = re.compile(r"round-(\d{4,})")
 
 
@@ -30,6 +31,7 @@ class Checkpoint:
         clients: client names, one per row.
         engine: what the engine keeps for the clients.
         state: the coordinator's numbers, as JSON.
+        server: what the strategy's aggregator remembers.
     """
 
     round: int
@@ -37,6 +39,7 @@ class Checkpoint:
     clients: tuple[str, ...]
     engine: dict[str, Tensor]
     state: dict[str, Any]
+    server: dict[str, Tensor] = field(default_factory=dict)
 
 
 class CheckpointStore:
@@ -55,9 +58,9 @@ class CheckpointStore:
 
         def fill(folder: Path) -> None:
             save_file({"rows": checkpoint.rows.contiguous().cpu()}, folder / "bank.safetensors")
-            save_file(
-                {name: t.contiguous().cpu() for name, t in checkpoint.engine.items()}, folder / "clients.safetensors"
-            )
+            save_file(_written(checkpoint.engine), folder / "clients.safetensors")
+            if checkpoint.server:
+                save_file(_written(checkpoint.server), folder / SERVER)
             (folder / "progress.json").write_text(json.dumps(checkpoint.state), encoding="utf-8")
             manifest = {
                 "version": VERSION,
@@ -107,9 +110,14 @@ class CheckpointStore:
             rows = load_file(folder / "bank.safetensors")["rows"]
             engine = load_file(folder / "clients.safetensors")
             state = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-            return Checkpoint(manifest["round"], rows, tuple(manifest["clients"]), engine, state)
+            server = load_file(folder / SERVER) if SERVER in manifest["sha256"] else {}
+            return Checkpoint(manifest["round"], rows, tuple(manifest["clients"]), engine, state, server)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as problem:
             raise _damaged(folder, str(problem), self.rounds()) from problem
+
+
+def _written(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
 
 
 def _damaged(folder: Path, why: str, rounds: list[int]) -> CheckpointError:

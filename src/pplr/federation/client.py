@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,9 +17,10 @@ from pplr.data.dataset import ClientData, Ints, Part, Queries
 from pplr.errors import NumericalError
 from pplr.evaluation import UserMetrics, evaluate
 from pplr.federation.messages import ClientInfo, EvaluateTask, Report, TrainTask, Update
+from pplr.federation.strategies import LocalObjective
 from pplr.models.backbone import Backbone, CatalogueScorer
 from pplr.seeds import numpy_generator
-from pplr.training import Place, StepProgress, TrainingSettings, mean_loss, train_locally
+from pplr.training import Place, Pull, StepProgress, TrainingSettings, mean_loss, train_locally
 from pplr.trunk.stub import StubTrunk
 
 SelectBy = Literal["ndcg@10", "loss"]
@@ -50,6 +51,7 @@ class Client:
     Attributes:
         info: name and size.
         private: [P - S] the parameters that are never shared.
+        personal: [P] the client's own row beside the shared one, by which it is measured; None without such an objective.
         best: [P] the whole row with the best validation score so far, or None before the first validation.
         best_score: its score, higher is better; minus infinity at first.
     """
@@ -62,6 +64,7 @@ class Client:
         measuring: Measuring,
         seed: int,
         trunk: StubTrunk | None = None,
+        objective: LocalObjective = LocalObjective(),  # noqa: B008 - frozen
     ) -> None:
         """Make a client; with a `trunk` that a server holds, the backbone's trunk is that one."""
         self._data = data
@@ -70,6 +73,7 @@ class Client:
         self._training = training
         self._measuring = measuring
         self._seed = seed
+        self._objective = objective
         self._examples = backbone.examples(data.training)
         self._queries = {
             Part.VALIDATION: self._sampled(data.validation, "validation"),
@@ -77,7 +81,9 @@ class Client:
         }
         self.info = ClientInfo(data.name, len(self._examples))
         shared = backbone.layout.shared
-        self.private: Tensor = backbone.layout.initial_row(seed)[shared:].to(backbone.device)
+        initial = backbone.layout.initial_row(seed).to(backbone.device)
+        self.private: Tensor = initial[shared:].clone()
+        self.personal: Tensor | None = None if objective.personal is None else initial
         self.best: Tensor | None = None
         self.best_score = -math.inf
 
@@ -111,10 +117,22 @@ class Client:
         elsewhere = None if self._trunk is None else self._trunk.link
         row = self.row(task.row)
         result = train_locally(
-            self._backbone, row, self._examples, self._training, place, elsewhere=elsewhere, report=report
+            self._backbone,
+            row,
+            self._examples,
+            self._training,
+            place,
+            elsewhere=elsewhere,
+            pull=self._pull(self._objective.proximal, row),
+            report=report,
         )
         shared = self._backbone.layout.shared
         self.private = result.row[shared:].clone()
+        if self.personal is not None:
+            pull = self._pull(self._objective.personal or 0.0, row)
+            own = train_locally(self._backbone, self.personal, self._examples, self._training, place, pull=pull)
+            self.personal = own.row
+            result = replace(result, tokens=result.tokens + own.tokens, seconds=_together(result.seconds, own.seconds))
         return Update(
             self.info.name,
             task.round,
@@ -125,10 +143,13 @@ class Client:
             result.seconds,
         )
 
+    def _pull(self, strength: float, received: Tensor) -> Pull | None:
+        return Pull(strength, received[: self._backbone.layout.shared]) if strength else None
+
     def evaluate(self, task: EvaluateTask) -> Report:
         """Return the loss on held-out events and, where asked for, the ranking metrics.
 
-        A validation keeps the row if it is the best so far.
+        A client with a personal row is measured by that one, whatever row the task brings. A validation keeps the row if it is the best so far.
 
         Raises:
             NumericalError: the loss is not finite.
@@ -137,7 +158,7 @@ class Client:
         if task.row is None:
             with self.with_best() as (_, row):
                 return self._evaluated(task, row, started)
-        return self._evaluated(task, self.row(task.row), started)
+        return self._evaluated(task, self.row(task.row) if self.personal is None else self.personal, started)
 
     @contextmanager
     def with_best(self) -> Iterator[tuple[Backbone[Any], Tensor]]:
@@ -196,3 +217,7 @@ class Client:
     def _sample(self, count: int, limit: int, what: str) -> Ints:
         generator = numpy_generator(self._seed, "sample", what, self._data.name)
         return np.sort(generator.choice(count, size=limit, replace=False)).astype(np.int64)
+
+
+def _together(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    return {phase: seconds + other[phase] for phase, seconds in one.items()}

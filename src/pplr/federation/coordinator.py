@@ -22,7 +22,7 @@ from pplr.federation.events import Event, Observer
 from pplr.federation.history import ClientRound, RoundRecord
 from pplr.federation.messages import EvaluateTask, Report, TrainTask, Update
 from pplr.federation.settings import FederationSettings
-from pplr.federation.strategies import Cohort, Mixing, Strategy
+from pplr.federation.strategies import Aggregator, Cohort, Mixing, Strategy
 from pplr.models.bank import AdapterBank, gram
 from pplr.seeds import numpy_generator
 from pplr.trunk.control import TrunkControl
@@ -62,9 +62,13 @@ class Coordinator:
         select_by: SelectBy,
         store: CheckpointStore | None = None,
         trunk: TrunkControl | None = None,
+        aggregator: Aggregator | None = None,
         observer: Observer,
     ) -> None:
-        """Make a coordinator; `trunk` is the server of a split model's layers, whose rows take part there."""
+        """Make a coordinator; `trunk` is the server of a split model's layers, whose rows take part there.
+
+        `aggregator` is the strategy's, where it has one.
+        """
         self._engine = engine
         self._strategy = strategy
         self._settings = settings
@@ -72,6 +76,7 @@ class Coordinator:
         self._select_by = select_by
         self._store = store
         self._trunk = trunk
+        self._aggregator = aggregator
         self._observe = observer
         self._clients = engine.clients
         self.bank = AdapterBank.of_equal_rows([client.name for client in self._clients], initial_row)
@@ -95,6 +100,8 @@ class Coordinator:
         if self._trunk is not None:
             self._trunk.restore(checkpoint.round)
         self._engine.restore(checkpoint.engine)
+        if self._aggregator is not None:
+            self._aggregator.restore(checkpoint.server)
         self.bank = AdapterBank(checkpoint.clients, checkpoint.rows.to(self.bank.rows.device))
         history = [RoundRecord.model_validate(record) for record in checkpoint.state["history"]]
         score = checkpoint.state["best_score"]
@@ -171,7 +178,11 @@ class Coordinator:
             products,
         )
         mixing = self._strategy.mixing(cohort)
-        if not np.array_equal(mixing.matrix, np.eye(len(self.bank))):
+        if self._aggregator is not None:
+            self._aggregator.combine_(self.bank.rows, mixing, cohort)
+        elif mixing.matrix is None:
+            raise ValueError(f"The strategy {type(self._strategy).__name__} needs its aggregator.")
+        elif not np.array_equal(mixing.matrix, np.eye(len(self.bank))):
             self.bank.mix_(torch.from_numpy(mixing.matrix))
             if self._trunk is not None:
                 self._trunk.mix(torch.from_numpy(mixing.matrix), number)
@@ -220,7 +231,7 @@ class Coordinator:
             round=number,
             clients=clients,
             score=_score(reports, self._select_by),
-            mixing=mixing.matrix.tolist(),
+            mixing=None if mixing.matrix is None else mixing.matrix.tolist(),
             details={name: values.tolist() for name, values in mixing.details.items()},
             seconds=seconds,
             bytes_up=row_bytes * len(updates),
@@ -238,7 +249,8 @@ class Coordinator:
         }
         if self._trunk is not None:
             self._trunk.save(number)  # first: a checkpoint without its trunk would be none
-        self._store.save(Checkpoint(number, self.bank.rows, self.bank.clients, self._engine.state(), state))
+        server = {} if self._aggregator is None else self._aggregator.state()
+        self._store.save(Checkpoint(number, self.bank.rows, self.bank.clients, self._engine.state(), state, server))
         self._observe(Event("checkpoint", number))
 
 

@@ -40,7 +40,7 @@ class RoundRecord(BaseModel):
         round: 1, 2, ...
         clients: by client name.
         score: the validation measure over all clients' users by which runs stop, higher is better; None without any.
-        mixing: D [clients, clients], rows and columns in the order of `clients`.
+        mixing: D [clients, clients], rows and columns in the order of `clients`; None where the strategy has none.
         details: the strategy's own figures, such as learning speeds.
         seconds: wall time by phase: train, aggregate, validate, total.
         bytes_up: what a network would have carried to the coordinator.
@@ -52,7 +52,7 @@ class RoundRecord(BaseModel):
     round: int
     clients: dict[str, ClientRound]
     score: float | None
-    mixing: Matrix
+    mixing: Matrix | None
     details: dict[str, list[float] | Matrix]
     seconds: dict[str, float]
     bytes_up: int

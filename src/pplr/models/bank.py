@@ -71,7 +71,7 @@ def gram(rows: Tensor, reference: Tensor | None = None) -> Tensor:
     """Return the Gram matrix [n, n] float64 of `rows` [n, parameters], or of `rows - reference`, block by block."""
     count, width = rows.shape
     total = torch.zeros(count, count, dtype=torch.float64, device=rows.device)
-    for block in _blocks(count, width):
+    for block in blocks(count, width):
         part = rows[:, block] if reference is None else rows[:, block] - reference[:, block]
         total += part @ part.T
     return total
@@ -85,10 +85,11 @@ def mix_(rows: Tensor, mixing: Tensor) -> None:
             f"A bank of {count} rows needs a mixing matrix of [{count}, {count}], got {tuple(mixing.shape)}."
         )
     weights = mixing.to(rows)
-    for block in _blocks(count, width):
+    for block in blocks(count, width):
         rows[:, block] = weights @ rows[:, block]
 
 
-def _blocks(count: int, width: int) -> list[slice]:
+def blocks(count: int, width: int) -> list[slice]:
+    """Return pieces of `width` columns, of which `count` rows take `BLOCK_BYTES` at most."""
     step = max(1, BLOCK_BYTES // (4 * max(count, 1)))
     return [slice(start, min(start + step, width)) for start in range(0, width, step)]

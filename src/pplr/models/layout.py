@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -55,6 +55,7 @@ class ParameterSpec:
         initial: how its first value is drawn; the draw is the same for all clients.
         private: True keeps it with its client: it is never sent and never mixed.
         decay: whether weight decay applies.
+        frozen: True keeps its first value, which is the same for all clients; it is then private too.
     """
 
     name: str
@@ -62,11 +63,20 @@ class ParameterSpec:
     initial: Initial
     private: bool = False
     decay: bool = True
+    frozen: bool = False
 
     @property
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    def kept(self) -> ParameterSpec:
+        """Return the same parameter, kept with its client."""
+        return replace(self, private=True)
+
+    def fixed(self) -> ParameterSpec:
+        """Return the same parameter, never trained and therefore never sent."""
+        return replace(self, private=True, decay=False, frozen=True)
 
 
 class Layout:
@@ -116,8 +126,8 @@ class Layout:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of names, shapes and privacy: two rows can be mixed only if their layouts agree."""
-        text = "\n".join(f"{s.name} {s.shape} {s.private}" for s in self.specs)
+        """A hash of names, shapes and who keeps what: two rows can be mixed only if their layouts agree."""
+        text = "\n".join(f"{s.name} {s.shape} {s.private}{' frozen' if s.frozen else ''}" for s in self.specs)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -125,7 +135,7 @@ class TrainableRow:
     """A working copy of one row whose named parts collect gradients.
 
     All parts share one storage with `values` [P] and their gradients share one with `gradient` [P], so that clipping
-    and the optimiser see two flat vectors, however many adapters there are.
+    and the optimiser see two flat vectors, however many adapters there are. Frozen parts have no gradient.
     """
 
     def __init__(self, layout: Layout, row: Tensor) -> None:
@@ -134,10 +144,11 @@ class TrainableRow:
         self.values.grad = self.gradient
         self.named: dict[str, Tensor] = {}
         gradients = layout.views(self.gradient)
-        for name, view in layout.views(self.values).items():
-            leaf = view.detach().requires_grad_()
-            leaf.grad = gradients[name]
-            self.named[name] = leaf
+        for spec, view in zip(layout.specs, layout.views(self.values).values(), strict=True):
+            leaf = view.detach()
+            if not spec.frozen:
+                leaf.requires_grad_().grad = gradients[spec.name]
+            self.named[spec.name] = leaf
 
     def frozen(self) -> Mapping[str, Tensor]:
         """Return the named parts without gradients."""

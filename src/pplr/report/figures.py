@@ -100,7 +100,10 @@ def over_rounds(metrics: Metrics, clients: Sequence[str], measure: str | None) -
 
 
 def strategy_curves(metrics: Metrics, clients: Sequence[str]) -> dict[str, Figure]:
-    """Return the strategy's own figures of each client, such as "learning_speed", and "own_weight", D's diagonal."""
+    """Return the strategy's own figures of each client, such as "learning_speed", and "own_weight", D's diagonal.
+
+    Where a strategy has no matrix, there is no "own_weight".
+    """
     vectors: dict[str, dict[str, list[float | None]]] = {}
     for name in _detail_names(metrics.rounds):
         vectors[name] = {client: [] for client in clients}
@@ -109,11 +112,14 @@ def strategy_curves(metrics: Metrics, clients: Sequence[str]) -> dict[str, Figur
             for client in clients:
                 value = values.get(client)
                 vectors[name][client].append(value if isinstance(value, float) else None)
-    vectors["own_weight"] = {client: [] for client in clients}
-    for record in metrics.rounds:
-        own = {client: record.mixing[i][i] for i, client in enumerate(record.clients)}
-        for client in clients:
-            vectors["own_weight"][client].append(own.get(client))
+    if all(record.mixing is not None for record in metrics.rounds):
+        vectors["own_weight"] = {client: [] for client in clients}
+        for record in metrics.rounds:
+            own = {
+                client: row[i] for i, (client, row) in enumerate(zip(record.clients, record.mixing or [], strict=True))
+            }
+            for client in clients:
+                vectors["own_weight"][client].append(own.get(client))
     names = {"learning_speed": "learning speed w", "own_weight": "weight of its own row"}
     figures = {key: _curves(metrics, curves, names.get(key, key.replace("_", " "))) for key, curves in vectors.items()}
     for figure in figures.values():

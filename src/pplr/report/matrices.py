@@ -36,12 +36,15 @@ class Matrices:
 def matrices(records: Sequence[RoundRecord], limit: int = MOST_NUMBERS) -> Matrices | None:
     """Return the matrices of the rounds within `limit` numbers, or None where not even two rounds would fit.
 
-    None too where there is nothing to mix: no rounds, or a single client.
+    None too where there is nothing to show: no rounds, a single client, or a strategy without matrices.
     """
     if not records or len(records[0].clients) < 2:
         return None
     size = len(records[0].clients)
-    kinds = ["mixing", *(name for name, value in records[0].details.items() if _is_matrix(value, size))]
+    kinds = [] if any(record.mixing is None for record in records) else ["mixing"]
+    kinds += [name for name, value in records[0].details.items() if _is_matrix(value, size)]
+    if not kinds:
+        return None
     room = limit // (size * size * len(kinds))
     if room < min(2, len(records)):
         return None
@@ -51,7 +54,7 @@ def matrices(records: Sequence[RoundRecord], limit: int = MOST_NUMBERS) -> Matri
     for place in places:
         for kind in kinds:
             matrix = records[place].mixing if kind == "mixing" else records[place].details.get(kind, [])
-            values[kind].append([[round(x, 4) for x in row] for row in matrix if isinstance(row, list)])
+            values[kind].append([[round(x, 4) for x in row] for row in matrix or [] if isinstance(row, list)])
     return Matrices(
         clients=tuple(html.escape(name, quote=False) for name in records[0].clients),
         rounds=tuple(records[place].round for place in places),

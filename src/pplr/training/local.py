@@ -16,7 +16,7 @@ from pplr.errors import NumericalError
 from pplr.models.backbone import Backbone, E, Parameters
 from pplr.models.batching import shuffled_batches, sorted_batches
 from pplr.seeds import derive, numpy_generator
-from pplr.training.optimiser import OtherPlace, RowOptimiser, clipping
+from pplr.training.optimiser import OtherPlace, Pull, RowOptimiser, clipping
 from pplr.training.settings import TrainingSettings
 
 
@@ -105,18 +105,20 @@ def train_locally(
     place: Place,
     *,
     elsewhere: OtherPlace | None = None,
+    pull: Pull | None = None,
     report: Callable[[StepProgress], None] | None = None,
 ) -> LocalResult:
     """Return the row [P] after `settings.epochs` epochs over `examples`, starting from `row` [P].
 
     Draws depend on `place` alone: the same place and row give the same result, whatever ran before. Parameters that
-    are `elsewhere` take the same steps there, and the gradient is clipped by the norm over both places.
+    are `elsewhere` take the same steps there, and the gradient is clipped by the norm over both places. A `pull` is part
+    of what is minimised, but not of the loss that is reported.
 
     Raises:
         NumericalError: the loss or the gradient is not finite.
     """
     watch = _Stopwatch(backbone.device)
-    optimiser = RowOptimiser(backbone.layout, row, settings.weight_decay)
+    optimiser = RowOptimiser(backbone.layout, row, settings.weight_decay, pull)
     trained = optimiser.row
     schedule = _plan(examples.lengths, settings, place)
     rate = settings.learning_rate * _course(settings, place.progress)

@@ -6,12 +6,31 @@ of both: squared norms add up.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from pplr.models.layout import Layout, TrainableRow
+
+
+@dataclass(frozen=True)
+class Pull:
+    """A proximal term of the loss, strength / 2 ||theta - towards||^2, over the first parameters of a row.
+
+    Attributes:
+        strength: mu, or lambda; above 0.
+        towards: [S] the values that the first S parameters are drawn to.
+    """
+
+    strength: float
+    towards: Tensor
+
+    def added(self, gradient: Tensor, values: Tensor) -> Tensor:
+        """Return the gradient [P] of loss and term at `values` [P]; `gradient` [P] is that of the loss."""
+        size = len(self.towards)
+        return torch.cat([gradient[:size] + self.strength * (values[:size] - self.towards), gradient[size:]])
 
 
 class RowOptimiser:
@@ -21,8 +40,10 @@ class RowOptimiser:
         row: the working copy, whose named parts collect gradients.
     """
 
-    def __init__(self, layout: Layout, row: Tensor, weight_decay: float) -> None:
+    def __init__(self, layout: Layout, row: Tensor, weight_decay: float, pull: Pull | None = None) -> None:
+        """Begin at `row` [P]; the gradient of a `pull` is added to what the parts have collected."""
         self.row = TrainableRow(layout, row)
+        self._pull = pull
         self._adam = torch.optim.AdamW([self.row.values], weight_decay=0.0)
         self._decay = layout.decay_mask.to(self.row.values.device) * weight_decay
 
@@ -32,14 +53,18 @@ class RowOptimiser:
 
     def squared_norm(self) -> float:
         """Return the squared L2 norm of the gradient."""
-        return float(torch.linalg.vector_norm(self.row.gradient)) ** 2
+        return float(torch.linalg.vector_norm(self._gradient())) ** 2
 
     def step(self, rate: float, factor: float) -> None:
         """Take a step at learning rate `rate` along the gradient times `factor` (of clipping)."""
-        self.row.gradient.mul_(factor)
+        self.row.gradient.copy_(self._gradient()).mul_(factor)
         self._adam.param_groups[0]["lr"] = rate
         self.row.values.mul_(1 - rate * self._decay)
         self._adam.step()
+
+    def _gradient(self) -> Tensor:
+        gradient = self.row.gradient
+        return gradient if self._pull is None else self._pull.added(gradient, self.row.values.detach())
 
     def state(self) -> dict[str, Tensor]:
         """Return all that decides the next step, by name: values, gradient, moments and their count."""

@@ -46,7 +46,7 @@ class LoadedTrunk:
         (part,) = load_parts(files, placement.cut, Which.TRUNK, device=device)
         self.model = PartModel(part)
         self.lora = Lora([part], settings)
-        self.layout = Layout(self.lora.specs)
+        self.layout = Layout(config.strategy.scope(self.lora.specs, int(part.config.num_hidden_layers)))
         self.width = int(part.config.hidden_size)
         self.decoder = config.backbone.kind == "generative"
         self._config = config
@@ -55,7 +55,8 @@ class LoadedTrunk:
     def work(self, clients: Sequence[str]) -> TrunkWork:
         """Return the trunk at work for `clients`, whose rows are as before the first round."""
         row = self.layout.initial_row(self._config.seed).to(self._device)
-        rows = ServerRows(self.layout, clients, row, self._config.training.weight_decay)
+        proximal = self._config.strategy.local_objective.proximal
+        rows = ServerRows(self.layout, clients, row, self._config.training.weight_decay, proximal)
         return TrunkWork(self.model, self.lora, rows)
 
 
@@ -81,6 +82,8 @@ def agreement(config: Config, files: ModelFiles) -> Agreement:
         "kind": config.backbone.kind,
         "adapter": adapter_settings(config).model_dump(mode="json"),
         "weight_decay": config.training.weight_decay,
+        "proximal": config.strategy.local_objective.proximal,
+        "scope": config.strategy.model_dump(mode="json") if config.strategy.scopes else None,
     }
     cut = split_placement(config).cut
     return Agreement(settings=_digest(settings), model=files.digest, bottom=cut.bottom, top=cut.top)

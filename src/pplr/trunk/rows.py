@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from pplr.errors import RunError, nearest
-from pplr.models.bank import AdapterBank
+from pplr.models.bank import AdapterBank, gram, mix_
 from pplr.models.layout import Layout
-from pplr.training.optimiser import RowOptimiser
+from pplr.training.optimiser import Pull, RowOptimiser
 
 
 class ServerRows:
@@ -27,13 +27,21 @@ class ServerRows:
         mixed: the round whose rows were mixed last; 0 before the first.
     """
 
-    def __init__(self, layout: Layout, clients: Sequence[str], initial_row: Tensor, weight_decay: float = 0.0) -> None:
-        """Give every client a copy of `initial_row` [P]."""
+    def __init__(
+        self,
+        layout: Layout,
+        clients: Sequence[str],
+        initial_row: Tensor,
+        weight_decay: float = 0.0,
+        proximal: float = 0.0,
+    ) -> None:
+        """Give every client a copy of `initial_row` [P]; training draws rows to what was received by `proximal`."""
         self.layout = layout
         self.bank = AdapterBank.of_equal_rows(sorted(clients), initial_row)
         self.round = 0
         self.mixed = 0
         self._weight_decay = weight_decay
+        self._proximal = proximal
         self._received: AdapterBank | None = None
         self._training: dict[str, RowOptimiser] = {}
         self._steps: dict[str, int] = {}
@@ -69,7 +77,8 @@ class ServerRows:
         """
         if client not in self._training:
             row = self._row(client) if self._received is None else self._received.row(client)
-            self._training[client] = RowOptimiser(self.layout, row, self._weight_decay)
+            pull = Pull(self._proximal, row[: self.layout.shared]) if self._proximal else None
+            self._training[client] = RowOptimiser(self.layout, row, self._weight_decay, pull)
             self._steps[client] = 0
         return self._training[client]
 
@@ -133,17 +142,21 @@ class ServerRows:
         return self._best[client]
 
     def gram(self, *, updates: bool) -> Tensor:
-        """Return <x_c, x_i> of all pairs of clients, [clients, clients] float64; x is a row or its update this round.
+        """Return <x_c, x_i> of all pairs of clients, [clients, clients] float64.
+
+        x is the shared part of a row, or its update this round.
 
         Raises:
             RunError: updates are asked for before the first round.
         """
         if updates and self._received is None:
             raise RunError("No round has begun on this server, so there are no updates to compare.")
-        return self.bank.gram(self._received if updates else None)
+        shared = self.layout.shared
+        received = self._received.rows[:, :shared] if updates and self._received else None
+        return gram(self.bank.rows[:, :shared], received)
 
     def mix(self, mixing: Tensor, number: int) -> None:
-        """Replace the rows by `mixing` [clients, clients] @ rows: once in round `number`, however often asked.
+        """Replace the shared part of the rows by `mixing` [clients, clients] @ rows: once in a round, however often asked.
 
         Raises:
             RunError: another round is on.
@@ -151,7 +164,7 @@ class ServerRows:
         if number != self.round:
             raise RunError(f"Rows of round {number} are to be mixed, but round {self.round} is on. Resume the run.")
         if self.mixed != number:
-            self.bank.mix_(mixing)
+            mix_(self.bank.rows[:, : self.layout.shared], mixing)
             self.mixed = number
 
     def state(self) -> dict[str, Tensor]:

@@ -9,10 +9,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pplr.federation.strategies import STRATEGIES, Cohort, FedAvg, Local, Pplr
+from pplr.federation.strategies import STRATEGIES, Cohort, FedAvg, Local, Pplr, QFedAvg
 
 EACH = pytest.mark.parametrize("strategy", [cls() for cls in STRATEGIES.values()], ids=list(STRATEGIES))
-EXCHANGING = pytest.mark.parametrize("strategy", [Pplr(), Pplr(tau=0.05, similarity="parameters"), FedAvg()])
+OPTIONS = [
+    QFedAvg(q=3, lipschitz=0.5),
+    Pplr(similarity="none"),
+    Pplr(temperature=0.05),
+    Pplr(temperature=20, by_size=True),
+    Pplr(speed=False, self_weight=0.6),
+]
+WITH_MATRIX = pytest.mark.parametrize(
+    "strategy", [*(cls() for name, cls in STRATEGIES.items() if name != "robust"), *OPTIONS], ids=repr
+)
+"""All strategies that have a matrix, and some with other values than their defaults."""
+EXCHANGING = pytest.mark.parametrize(
+    "strategy",
+    [
+        *(cls() for name, cls in STRATEGIES.items() if cls.exchanges and name != "robust"),
+        Pplr(tau=0.05, similarity="parameters"),
+        *OPTIONS,
+    ],
+    ids=repr,
+)
 
 
 def cohort_of(seed, count, t=3, *, absent=0):
@@ -43,7 +62,7 @@ COHORTS = st.builds(
 )
 
 
-@EACH
+@WITH_MATRIX
 @given(COHORTS)
 def test_rows_are_shares(strategy, cohort):
     matrix = strategy.mixing(cohort).matrix
@@ -52,7 +71,7 @@ def test_rows_are_shares(strategy, cohort):
     np.testing.assert_allclose(matrix.sum(1), 1, rtol=1e-12)
 
 
-@EACH
+@WITH_MATRIX
 @given(COHORTS, st.randoms(use_true_random=False))
 def test_permuting_the_clients_permutes_the_matrix(strategy, cohort, random):
     order = np.array(random.sample(range(len(cohort.sizes)), len(cohort.sizes)))
@@ -60,7 +79,7 @@ def test_permuting_the_clients_permutes_the_matrix(strategy, cohort, random):
     np.testing.assert_allclose(strategy.mixing(permuted(cohort, order)).matrix, expected, rtol=1e-9, atol=1e-15)
 
 
-@EACH
+@WITH_MATRIX
 @given(COHORTS)
 def test_an_absent_client_is_not_read_by_others(strategy, cohort):
     matrix = strategy.mixing(cohort).matrix
@@ -69,7 +88,7 @@ def test_an_absent_client_is_not_read_by_others(strategy, cohort):
         assert (matrix[others, absent] == 0).all()
 
 
-@pytest.mark.parametrize("strategy", [Pplr(), Local()])
+@pytest.mark.parametrize("strategy", [Pplr(), Local(), *(one for one in OPTIONS if isinstance(one, Pplr))], ids=repr)
 @given(COHORTS)
 def test_an_absent_client_keeps_its_row(strategy, cohort):
     matrix = strategy.mixing(cohort).matrix
@@ -95,12 +114,12 @@ def test_equal_clients_get_equal_rows(strategy):
     assert not np.array_equal(mixed[0], vectors[0])
 
 
-@EACH
+@WITH_MATRIX
 def test_a_client_alone_keeps_its_row(strategy):
     assert strategy.mixing(cohort_of(1, 1)).matrix.tolist() == [[1.0]]
 
 
-@EACH
+@WITH_MATRIX
 @pytest.mark.parametrize("t", [1, 10_000])
 def test_a_thousand_clients_and_ten_thousand_rounds_do_not_overflow(strategy, t):
     with np.errstate(all="raise", under="ignore"):
@@ -109,7 +128,7 @@ def test_a_thousand_clients_and_ten_thousand_rounds_do_not_overflow(strategy, t)
     np.testing.assert_allclose(matrix.sum(1), 1, rtol=1e-9)
 
 
-@EACH
+@WITH_MATRIX
 def test_nobody_present_changes_nothing(strategy):
     cohort = Cohort(1, np.zeros(3, bool), np.ones(3), np.full(3, np.nan), np.eye(3))
     assert np.array_equal(strategy.mixing(cohort).matrix, np.eye(3))
@@ -128,7 +147,7 @@ def test_alpha_zero_is_local(cohort):
 
 
 @pytest.mark.parametrize("strategy", [Local(), STRATEGIES["centralised"]()])
-def test_the_others_are_the_identity(strategy):
+def test_those_that_exchange_nothing_are_the_identity(strategy):
     assert np.array_equal(strategy.mixing(cohort_of(0, 4)).matrix, np.eye(4))
     assert not strategy.exchanges
 

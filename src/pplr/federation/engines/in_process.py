@@ -46,13 +46,15 @@ class InProcessEngine:
         return reports
 
     def state(self) -> dict[str, Tensor]:
-        """Return private parts, best rows and best scores of all clients."""
+        """Return private parts, personal rows, best rows and best scores of all clients."""
         tensors: dict[str, Tensor] = {}
         for name, client in self._clients.items():
             tensors[f"{name}/private"] = client.private
             tensors[f"{name}/best_score"] = torch.tensor([client.best_score], dtype=torch.float64)
             if client.best is not None:
                 tensors[f"{name}/best"] = client.best
+            if client.personal is not None:
+                tensors[f"{name}/personal"] = client.personal
         return tensors
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -70,8 +72,9 @@ class InProcessEngine:
         for name, client in self._clients.items():
             client.private = state[f"{name}/private"].to(client.private)
             client.best_score = float(state[f"{name}/best_score"])
-            best = state.get(f"{name}/best")
+            best, personal = state.get(f"{name}/best"), state.get(f"{name}/personal")
             client.best = None if best is None else best.to(client.private)
+            client.personal = None if personal is None else personal.to(client.private)
 
 
 def _progress(task: TrainTask, observer: Observer) -> Callable[[StepProgress], None]:

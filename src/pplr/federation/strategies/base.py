@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from pplr.errors import CheckpointError
+from pplr.models.layout import Layout, ParameterSpec
 
 Floats = NDArray[np.float64]
 SimilarityOf = Literal["parameters", "updates"]
@@ -40,12 +44,54 @@ class Mixing:
     """How the rows of all clients are combined.
 
     Attributes:
-        matrix: D [clients, clients], every row sums to one: new row c = sum over i of D_ci times old row i.
+        matrix: D [clients, clients], every row sums to one: new row c = sum over i of D_ci times old row i, or what an
+            `Aggregator` makes of it; None where no matrix says what it does.
         details: [clients] or [clients, clients] arrays by name, for the report (learning speed, similarity, ...).
     """
 
-    matrix: Floats
+    matrix: Floats | None
     details: Mapping[str, Floats] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LocalObjective:
+    """What a client minimises beside its loss.
+
+    Attributes:
+        proximal: mu of mu/2 ||theta - theta_received||^2 over what it shares; 0 for none.
+        personal: lambda of the same term in the training of a second, personal row, by which the client is measured;
+            None where it has no such row.
+    """
+
+    proximal: float = 0.0
+    personal: float | None = None
+
+
+class Aggregator(ABC):
+    """Combines the rows themselves, where sums of rows by D are not what is wanted."""
+
+    @abstractmethod
+    def combine_(self, rows: Tensor, mixing: Mixing, cohort: Cohort) -> None:
+        """Replace `rows` [clients, S] by the new ones, block by block; what an absent client holds must not be read.
+
+        Where nobody was present nothing changes.
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that the next rounds depend on beside the rows, by name."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` returned.
+
+        Raises:
+            CheckpointError: it is the state of another strategy.
+        """
+        if state:
+            raise CheckpointError(
+                "The checkpoint holds what another strategy's server remembers. Start again without --resume, in another "
+                "folder."
+            )
 
 
 class Strategy(BaseModel, ABC):
@@ -53,18 +99,50 @@ class Strategy(BaseModel, ABC):
 
     Attributes:
         similarity_of: which vectors `Cohort.gram` is made of, or None.
+        local_objective: what clients minimise beside their loss.
+        whole_rows: it must have all of a client's row in one place, so that no server can hold a part of the layers.
         pools_data: the data of all clients is trained on in one place: a reference, not federated.
         exchanges: rows travel between clients and coordinator.
+        scopes: `scope` marks parameters, so that whoever holds a part of the layers must have the same settings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pools_data: ClassVar[bool] = False
     exchanges: ClassVar[bool] = True
+    scopes: ClassVar[bool] = False
 
     @property
     def similarity_of(self) -> SimilarityOf | None:
         """Return which vectors the Gram matrix is needed of."""
+        return None
+
+    @property
+    def local_objective(self) -> LocalObjective:
+        """Return what clients minimise beside their loss."""
+        return LocalObjective()
+
+    @property
+    def whole_rows(self) -> bool:
+        """Return whether all of a row must be in one place."""
+        return False
+
+    def scope(self, specs: Sequence[ParameterSpec], depth: int | None = None) -> Sequence[ParameterSpec]:
+        """Return the parameters, with those marked private or frozen that are not to be mixed or not to be trained.
+
+        `depth` is the number of layers of the whole model, where `specs` are those of some of its layers in the middle.
+
+        Raises:
+            ConfigError: the strategy needs parameters that are not among them.
+        """
+        return specs
+
+    def aggregator(self, layout: Layout, initial_row: Tensor) -> Aggregator | None:
+        """Return what combines the rows, from the shared row [S] that all start from; None: D alone.
+
+        Raises:
+            ConfigError: the strategy needs parameters that the layout does not share.
+        """
         return None
 
     @abstractmethod
