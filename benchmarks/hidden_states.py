@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def best_attacks(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, An
     return table
 
 
-def _measured(files: ModelFiles, data: Dataset, ks: list[int], fixed: dict[str, Any]) -> Any:
+def _measured(files: ModelFiles, data: Dataset, ks: list[int], fixed: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the report of each k; every layer is passed once, since states behind k layers lead to those behind more."""
     if not ks:
         return
@@ -75,6 +76,7 @@ def _measured(files: ModelFiles, data: Dataset, ks: list[int], fixed: dict[str, 
             (part,) = load_parts(files, Cut(at, auditor.layers - k), Which.TRUNK)
         states, at = behind(PartModel(part), states), k
         report = auditor.report(states, AuditSettings(bottom=k, **fixed), _tell).as_json()
+        del report["examples"]
         figures = {figures.pop("name"): figures for figures in report.pop("figures")}
         yield {**report, "figures": figures, "seconds": round(time.perf_counter() - started, 1)}
 

@@ -56,10 +56,10 @@ class Inverter(Attack):
         steps = self.epochs * -(-len(tokens) // self.batch)
         falling = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
         for _ in range(self.epochs):
-            for rows in torch.randperm(len(tokens), generator=generator).split(self.batch):
+            for rows in torch.split(torch.randperm(len(tokens), generator=generator), self.batch):
                 loss = F.cross_entropy(network(windows.of(rows)), known.labels[rows])
                 optimiser.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 falling.step()
         return InverterReader(known, network)

@@ -50,7 +50,7 @@ def statistics(states: Tensor, tokens: Tensor, shrinkage: float) -> Statistics:
             inverted; 0.001 of it is added of the variance of all states, which is there also where tokens have but
             one state each.
     """
-    named, labels, counts = tokens.unique(return_inverse=True, return_counts=True)
+    named, labels, counts = torch.unique(tokens, return_inverse=True, return_counts=True)
     centre = states.mean(dim=0)
     means = states.new_zeros(len(named), states.shape[1]).index_add_(0, labels, states) / counts[:, None]
     around = states - means[labels]

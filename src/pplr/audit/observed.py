@@ -42,7 +42,8 @@ class Observed:
 
     def each(self) -> list[Observed]:
         """Return every text by itself."""
-        return [Observed(states, (len(states),)) for states in self.states.split(list(self.lengths))]
+        rows = torch.split(self.states, list(self.lengths))
+        return [Observed(states, (len(states),)) for states in rows]
 
 
 @torch.no_grad()

@@ -145,11 +145,12 @@ def writing_of(kind: Kind, catalogue: Catalogue, tokenizer: Any, backbone: Backb
 
 def check_bottom(files: ModelFiles, bottom: int) -> None:
     """Raise ConfigError where a trunk has no layer between `bottom` layers and one at the top."""
-    layers = layers_of(files)
-    if not 0 <= bottom <= layers - 2:
+    most = layers_of(files) - 2
+    if not 0 <= bottom <= most:
+        advice = f"Give 0 to {most}." if most >= 0 else "Choose a model with more layers."
         raise ConfigError(
-            f"--k {bottom} leaves no layer for the server: '{files.name}' has {layers}, of which at least one is the "
-            f"client's top. Give 0 to {layers - 2}."
+            f"--k {bottom} cannot be: of the {most + 2} layers of '{files.name}' at least one is the server's, and one the "
+            f"client's top. {advice}"
         )
 
 
