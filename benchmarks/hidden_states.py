@@ -66,7 +66,8 @@ def _measured(files: ModelFiles, data: Dataset, ks: list[int], fixed: dict[str, 
     for k in ks:
         check_bottom(files, k)
     auditor = Auditor(files, data, None, AuditSettings(bottom=ks[0], **fixed))
-    states: list[Tensor] = auditor.ids
+    held: list[Tensor] = auditor.held_ids
+    public: list[Tensor] = auditor.public_ids
     at = None
     for k in ks:
         started = time.perf_counter()
@@ -74,8 +75,8 @@ def _measured(files: ModelFiles, data: Dataset, ks: list[int], fixed: dict[str, 
             (part,) = load_parts(files, Cut(k), Which.BOTTOM)
         else:
             (part,) = load_parts(files, Cut(at, auditor.layers - k), Which.TRUNK)
-        states, at = behind(PartModel(part), states), k
-        report = auditor.report(states, AuditSettings(bottom=k, **fixed), _tell).as_json()
+        held, public, at = behind(PartModel(part), held), behind(PartModel(part), public), k
+        report = auditor.report(held, public, AuditSettings(bottom=k, **fixed), _tell).as_json()
         del report["examples"]
         figures = {figures.pop("name"): figures for figures in report.pop("figures")}
         yield {**report, "figures": figures, "seconds": round(time.perf_counter() - started, 1)}

@@ -46,5 +46,5 @@ def test_only_the_lists_arrive_and_through_the_codec():
     assert [len(text.states) for text in exact.each()] == [4, 2]
     rounded = observed(states, texts, codec("int8")).states
     half = exact.states.abs().amax(dim=1, keepdim=True) / 127 / 2
-    assert 0 < (rounded - exact.states).abs().max()
+    assert (rounded - exact.states).abs().max() > 0
     assert bool(((rounded - exact.states).abs() <= half * 1.001).all())

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+import pplr
 import tiny
+from pplr.audit.client import load_client
+from pplr.audit.hidden_states import run_attacks
 from pplr.audit.run import AuditSettings, audit_hidden_states
 from pplr.errors import ConfigError
+from pplr.federation.events import ignore
 from pplr.models.encoder import EncoderSettings
 from pplr.models.hub import resolve
+from pplr.models.hub.parts import load_parts
+from pplr.models.parts import Cut, Which
+from pplr.runner import load_run
+from pplr.wiring import load_backbone
+from whole_runs import configuration
 
 SMALL = {"histories": 10, "public": 25}
 
@@ -66,8 +76,6 @@ def test_states_of_another_model_say_nothing(deeper, monkeypatch):
     from pplr.audit import run
 
     def broken(part, rows):
-        import torch
-
         generator = torch.Generator().manual_seed(1)
         return [torch.randn(len(row), 16, generator=generator) for row in rows]
 
@@ -89,3 +97,54 @@ def test_the_report_as_json(deeper):
     assert (report["layers"], report["bottom"], report["codec"], report["histories"]) == (4, 1, "int8", 10)
     best = max(report["figures"][1:], key=lambda f: f["titles"]["value"])
     assert report["best"] in {f["name"] for f in report["figures"] if f["titles"] == best["titles"]}
+
+
+@pytest.fixture(scope="module")
+def trained(deeper, files, tmp_path_factory):
+    """A finished run of a four-layer encoder, whose adapters moved."""
+    config = configuration(
+        files, "encoder", backbone={"kind": "encoder", "model": str(deeper / "bert"), "history_tokens": 64}
+    )
+    return pplr.run(config, tmp_path_factory.mktemp("trained") / "run").folder
+
+
+def test_a_clients_adapters_are_in_what_is_attacked_and_not_in_what_is_known(trained, monkeypatch):
+    found = load_client(trained, "shop-1")
+    seen = {}
+
+    def spy(*arguments, **options):
+        seen["held"], seen["public"] = arguments[3], arguments[4]
+        return run_attacks(*arguments, **options)
+
+    monkeypatch.setattr("pplr.audit.run.run_attacks", spy)
+
+    def states(client, bottom):
+        settings = AuditSettings(bottom, **SMALL)
+        report = audit_hidden_states(found.files, found.dataset, found.config.backbone, settings, str, client)
+        assert report.as_json()["client"] == (None if client is None else "shop-1")
+        return seen["held"].states, seen["public"].states
+
+    for bottom in (0, 2):
+        (held, public), (adapted, public_too) = states(None, bottom), states(found.client, bottom)
+        assert torch.equal(public, public_too)
+        assert torch.equal(held, adapted) == (bottom == 0)
+
+
+def test_adapted_states_are_those_of_the_run_itself(trained):
+    """Against the whole model with the run's row bound, through transformers' own hidden states."""
+    found = load_client(trained, "shop-1")
+    (bottom,) = load_parts(found.files, Cut(2), Which.BOTTOM)
+    ids = [torch.tensor([2, 12, 13, 14, 3])]
+    (states,) = found.client.states(bottom, ids)
+    backbone, _ = load_backbone(found.config, found.dataset.catalogue, ignore)
+    row = load_run(trained)[1]["shop-1"]
+    with backbone.lora.bound(backbone.layout.views(row)):
+        whole = backbone._body(input_ids=ids[0][None], output_hidden_states=True).hidden_states[2][0]
+    assert torch.allclose(states, whole, atol=1e-5)
+
+
+def test_only_clients_of_runs_that_send_states_are_audited(trained, finished):
+    with pytest.raises(ConfigError, match="Did you mean 'shop-1'"):
+        load_client(trained, "shop1")
+    with pytest.raises(ConfigError, match="sends no hidden states"):
+        load_client(finished.folder, "shop-1")

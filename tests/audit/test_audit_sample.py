@@ -71,7 +71,9 @@ def test_the_seed_decides_who_is_attacked(tiny_dataset, writing):
     assert torch.equal(one.public_tokens, same.public_tokens)
 
 
-@pytest.mark.parametrize(("histories", "public", "sentence"), [(35, 10, "30 or lower"), (1, 10, "too few"), (5, 3, "too few")])
+@pytest.mark.parametrize(
+    ("histories", "public", "sentence"), [(35, 10, "30 or lower"), (1, 10, "too few"), (5, 3, "too few")]
+)
 def test_too_few_histories_are_refused(tiny_dataset, writing, histories, public, sentence):
     with pytest.raises(DataError, match=sentence):
         draw(tiny_dataset, writing, histories, public, 1)

@@ -47,6 +47,8 @@ def test_mistakes_are_sentences(cli, words):
         (["--histories", "39"], "Set --histories to", 3),
         (["--model", "minilmm"], "Did you mean 'minilm'?", 4),
         (["--data", "nowhere.toml"], "nowhere.toml does not exist", 2),
+        (["--run", "runs/x"], "--run and --client belong together", 2),
+        (["--run", "runs/x", "--client", "a"], "Leave --model and --data out", 2),
     ):
         done = cli(*words, *more)
         assert done.exit_code == code
@@ -59,7 +61,7 @@ def test_the_conclusion_says_what_was_found():
 
     def said(best, popular):
         outcome = Outcome([replace(figures("popularity", popular), catalogue=True), figures("inverter", best)], [])
-        return conclusion(HiddenStatesReport("m", 4, AuditSettings(2), 1, 1, outcome))
+        return conclusion(HiddenStatesReport("m", 4, None, AuditSettings(2), 1, 1, outcome))
 
     assert "hide nothing" in said(0.95, 0.1)
     assert "A part of the texts" in said(0.5, 0.1)

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from pplr.audit.client import AdaptedClient
 from pplr.audit.hidden_states import Outcome, Tell, run_attacks
 from pplr.audit.observed import behind, observed
 from pplr.audit.sample import Sample, draw
@@ -50,6 +52,7 @@ class HiddenStatesReport:
     Attributes:
         model: the model's name.
         layers: of the whole model.
+        client: whose adapters were in the bottom that was attacked; None where there were none.
         settings: of the audit.
         public_texts: texts that attacks learned from.
         public_tokens: tokens in their lists.
@@ -58,6 +61,7 @@ class HiddenStatesReport:
 
     model: str
     layers: int
+    client: str | None
     settings: AuditSettings
     public_texts: int
     public_tokens: int
@@ -66,7 +70,7 @@ class HiddenStatesReport:
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         counts = {"public_texts": self.public_texts, "public_tokens": self.public_tokens}
-        head = {"model": self.model, "layers": self.layers}
+        head = {"model": self.model, "layers": self.layers, "client": self.client}
         return {**head, **asdict(self.settings), **counts, **self.outcome.as_json()}
 
 
@@ -92,31 +96,66 @@ class Auditor:
         self.sample: Sample = draw(dataset, self.writing, settings.histories, settings.public, settings.seed)
 
     @property
-    def ids(self) -> list[torch.Tensor]:
-        """Token ids of the texts that are attacked, then of the public ones."""
-        return [torch.tensor(text.ids) for text in [*self.sample.held, *self.sample.public]]
+    def held_ids(self) -> list[Tensor]:
+        """Token ids of the texts that are attacked."""
+        return [torch.tensor(text.ids) for text in self.sample.held]
 
-    def report(self, states: list[torch.Tensor], settings: AuditSettings, tell: Tell) -> HiddenStatesReport:
-        """Return what attacks recover from states [length, width] of the texts in `ids`, behind the bottom."""
-        held, texts, way = len(self.sample.held), self.sample, codec(settings.codec)
+    @property
+    def public_ids(self) -> list[Tensor]:
+        """Token ids of the public texts."""
+        return [torch.tensor(text.ids) for text in self.sample.public]
+
+    def report(
+        self,
+        held: list[Tensor],
+        public: list[Tensor],
+        settings: AuditSettings,
+        tell: Tell,
+        client: AdaptedClient | None = None,
+    ) -> HiddenStatesReport:
+        """Return what attacks recover.
+
+        Args:
+            held: states [length, width] behind the bottom, of each text in `held_ids`.
+            public: the same of the texts in `public_ids`, behind the pretrained bottom.
+            settings: of the audit.
+            tell: receives a sentence at each step.
+            client: whose adapters were in the bottom behind which `held` stands.
+        """
+        texts, way = self.sample, codec(settings.codec)
         outcome = run_attacks(
             texts,
             self.writing,
             self.titles,
-            observed(states[:held], texts.held, way),
-            observed(states[held:], texts.public, way),
+            observed(held, texts.held, way),
+            observed(public, texts.public, way),
             decode=self.tokenizer.decode,
             seed=settings.seed,
             tell=tell,
         )
-        tokens = len(texts.public_tokens)
-        return HiddenStatesReport(self.files.name, self.layers, settings, len(texts.public), tokens, outcome)
+        return HiddenStatesReport(
+            self.files.name,
+            self.layers,
+            None if client is None else client.name,
+            settings,
+            len(texts.public),
+            len(texts.public_tokens),
+            outcome,
+        )
 
 
 def audit_hidden_states(
-    files: ModelFiles, dataset: Dataset, backbone: BackboneSettings | None, settings: AuditSettings, tell: Tell
+    files: ModelFiles,
+    dataset: Dataset,
+    backbone: BackboneSettings | None,
+    settings: AuditSettings,
+    tell: Tell,
+    client: AdaptedClient | None = None,
 ) -> HiddenStatesReport:
     """Run all attacks on the states behind the first layers of a model (see `Auditor`).
+
+    With a `client` its adapters are in the bottom that is attacked. The attacker does not know them, and learns from the
+    pretrained model.
 
     Raises:
         ConfigError: `bottom` leaves nothing for the server, or the codec is unknown.
@@ -131,7 +170,11 @@ def audit_hidden_states(
         f"{files.name} reads {len(auditor.sample.held):,} held-out texts and {len(auditor.sample.public):,} public ones "
         f"through {settings.bottom} of its {auditor.layers} layers."
     )
-    return auditor.report(behind(PartModel(bottom), auditor.ids), settings, tell)
+    pretrained = PartModel(bottom)
+    public = behind(pretrained, auditor.public_ids)
+    attacked = auditor.held_ids
+    held = behind(pretrained, attacked) if client is None else client.states(bottom, attacked)
+    return auditor.report(held, public, settings, tell, client)
 
 
 def writing_of(kind: Kind, catalogue: Catalogue, tokenizer: Any, backbone: BackboneSettings | None) -> Writing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,12 +15,17 @@ from rich.text import Text
 
 from pplr.cli.options import AsJson, Quiet
 from pplr.cli.terminal import results, say, shown_path, write_json
+from pplr.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pplr.audit.client import AdaptedClient
     from pplr.audit.hidden_states import Estimate, Example
-    from pplr.audit.run import AuditSettings, HiddenStatesReport
+    from pplr.audit.run import HiddenStatesReport
     from pplr.data.dataset import Dataset
+    from pplr.models.hub import ModelFiles
     from pplr.models.settings import BackboneSettings
+
+    Attacked = tuple[ModelFiles, Dataset, BackboneSettings | None, AdaptedClient | None]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,14 +35,31 @@ app = typer.Typer(
 
 CodecName = Literal["float32", "bfloat16", "int8"]
 
+MODEL = "smollm2-135m"
+"""The model that is audited where none is named."""
+
+MOST = 0.9
+"""Share of titles from which a reader has the texts."""
+
 
 @app.command("hidden-states")
 def hidden_states(
-    model: Annotated[str, typer.Option(help="Language model: its name, or a folder.")] = "smollm2-135m",
+    model: Annotated[
+        str | None, typer.Option(help=f"Language model: its name, or a folder; {MODEL} without.", show_default=False)
+    ] = None,
     bottom: Annotated[int, typer.Option("--k", help="Layers behind the embedding that stay with the client.")] = 2,
     data: Annotated[
         Path | None,
         typer.Option(metavar="CONFIG", help="Configuration that names the data; the demo without.", show_default=False),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Finished run: take model, data, and a client's adapters from it.", show_default=False
+        ),
+    ] = None,
+    client: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Client of the run, whose adapters are used.", show_default=False)
     ] = None,
     histories: Annotated[int, typer.Option(help="Held-out histories that are attacked.")] = 300,
     public: Annotated[int, typer.Option(help="Histories of other users that the attacks learn from.")] = 700,
@@ -60,16 +83,18 @@ def hidden_states(
       pplr audit hidden-states --model smollm2-135m --k 2
       pplr audit hidden-states --model minilm --k 4 --codec int8
       pplr audit hidden-states --k 6 --data shop.toml --json > audit.json
+      pplr audit hidden-states --k 2 --run runs/shop --client shop-1
     """
     from pplr.audit.run import AuditSettings, audit_hidden_states
-    from pplr.models.hub import resolve
     from pplr.storage import write_text
 
     settings = AuditSettings(bottom, histories, public, codec, seed)
     tell = _silent if quiet else say
-    files = resolve(model, progress=tell, terms=say)
-    dataset, backbone = _source(data)
-    report = audit_hidden_states(files, dataset, backbone, settings, tell)
+    if run is None and client is None:
+        attacked = _pretrained(model or MODEL, data, tell)
+    else:
+        attacked = _of_run(run, client, model, data)
+    report = audit_hidden_states(*attacked[:3], settings, tell, attacked[3])
     if output is not None:
         write_text(output, json.dumps(report.as_json(), indent=1, ensure_ascii=False) + "\n")
         tell(f"Written: {shown_path(output)}")
@@ -79,18 +104,32 @@ def hidden_states(
         _print_report(report, results())
 
 
-def _source(config: Path | None) -> tuple[Dataset, BackboneSettings | None]:
-    """Return the data, and how a configuration's backbone writes histories."""
+def _pretrained(model: str, config: Path | None, tell: Callable[[str], None]) -> Attacked:
+    """Return a model as it was pretrained, and the data that a configuration names, or the demo's."""
     from pplr.data import load
+    from pplr.models.hub import resolve
 
+    files = resolve(model, progress=tell, terms=say)
     if config is None:
         from pplr.data.settings import DataSettings
 
-        return load(DataSettings(demo="movietweetings"), Path()).dataset, None
+        return files, load(DataSettings(demo="movietweetings"), Path()).dataset, None, None
     from pplr.config import load_config
 
     found = load_config(config)
-    return load(found.data, Path()).dataset, found.backbone
+    return files, load(found.data, Path()).dataset, found.backbone, None
+
+
+def _of_run(run: Path | None, client: str | None, model: str | None, data: Path | None) -> Attacked:
+    """Return model, data and adapters of a client of a finished run."""
+    from pplr.audit.client import load_client
+
+    if run is None or client is None:
+        raise ConfigError("--run and --client belong together: a run, and the client of it whose states are attacked.")
+    if model is not None or data is not None:
+        raise ConfigError("A run has a model and data of its own. Leave --model and --data out, or --run and --client.")
+    found = load_client(run, client)
+    return found.files, found.dataset, found.config.backbone, found.client
 
 
 def _print_report(report: HiddenStatesReport, console: Console) -> None:
@@ -102,8 +141,9 @@ def _print_report(report: HiddenStatesReport, console: Console) -> None:
 
 def _figures(report: HiddenStatesReport) -> Table:
     settings = report.settings
+    adapters = "" if report.client is None else f" with the adapters of {report.client}"
     title = (
-        f"{report.model}, k = {settings.bottom} of {report.layers} layers, {settings.codec}: what is read of "
+        f"{report.model}{adapters}, k = {settings.bottom} of {report.layers} layers, {settings.codec}: what is read of "
         f"{settings.histories:,} held-out histories"
     )
     table = Table(box=box.SIMPLE_HEAD, title=title, title_style="bold", title_justify="left")
@@ -146,10 +186,6 @@ def conclusion(report: HiddenStatesReport) -> str:
     if best.titles.value >= MOST:
         return f"{found} These layers hide nothing: send states only to a server that may read the texts."
     return f"{found} A part of the texts can be read from the states, and other attacks may read more."
-
-
-MOST = 0.9
-"""Share of titles from which a reader has the texts."""
 
 
 def _silent(_: str) -> None:
