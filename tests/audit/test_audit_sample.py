@@ -10,7 +10,7 @@ import tiny
 from pplr.audit.sample import catalogue_texts, draw
 from pplr.audit.texts import encoder_writing, generative_writing
 from pplr.data.dataset import Part
-from pplr.errors import DataError
+from pplr.errors import ConfigError, DataError
 from pplr.models.encoder import EncoderSettings
 from pplr.models.generative import GenerativeSettings
 
@@ -71,9 +71,9 @@ def test_the_seed_decides_who_is_attacked(tiny_dataset, writing):
     assert torch.equal(one.public_tokens, same.public_tokens)
 
 
-@pytest.mark.parametrize(
-    ("histories", "public", "sentence"), [(35, 10, "30 or lower"), (1, 10, "too few"), (5, 3, "too few")]
-)
-def test_too_few_histories_are_refused(tiny_dataset, writing, histories, public, sentence):
-    with pytest.raises(DataError, match=sentence):
-        draw(tiny_dataset, writing, histories, public, 1)
+def test_too_few_histories_are_refused(tiny_dataset, writing):
+    with pytest.raises(DataError, match="Set --histories to 30 or lower"):
+        draw(tiny_dataset, writing, 35, 10, 1)
+    for histories, public in ((1, 10), (5, 3)):
+        with pytest.raises(ConfigError, match=f"--histories {histories} and --public {public} are too few"):
+            draw(tiny_dataset, writing, histories, public, 1)

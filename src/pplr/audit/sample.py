@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pplr.audit.texts import HistoryText, Writing
 from pplr.data.dataset import Dataset, Ints, Part
-from pplr.errors import DataError
+from pplr.errors import ConfigError, DataError
 from pplr.seeds import numpy_generator
 
 LEAST_HISTORIES, LEAST_PUBLIC = 2, 10
@@ -53,6 +53,7 @@ def draw(dataset: Dataset, writing: Writing, histories: int, public: int, seed: 
         seed: of the draws.
 
     Raises:
+        ConfigError: too few histories are asked for.
         DataError: too few users have a history.
     """
     queries = dataset.queries(Part.TEST)
@@ -86,9 +87,9 @@ def catalogue_texts(writing: Writing, seed: int) -> list[HistoryText]:
 
 def _check(users: int, histories: int, public: int) -> None:
     if histories < LEAST_HISTORIES or public < LEAST_PUBLIC:
-        raise DataError(
-            f"{histories} histories and {public} public ones are too few. Give at least {LEAST_HISTORIES} and "
-            f"{LEAST_PUBLIC}."
+        raise ConfigError(
+            f"--histories {histories} and --public {public} are too few. Give at least {LEAST_HISTORIES} histories, and "
+            f"{LEAST_PUBLIC} public ones."
         )
     if users < histories + LEAST_PUBLIC:
         raise DataError(
