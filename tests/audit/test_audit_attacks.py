@@ -31,7 +31,7 @@ def vectors() -> torch.Tensor:
 def share_read(attack, make, public=60, held=20):
     known, secret = texts(public, 1), texts(held, 2)
     reader = attack.fit(observed(make(known, 3)), known.flatten(), seed=1)
-    return float((reader.recovered(observed(make(secret, 4))) == secret.flatten()).float().mean())
+    return float((reader.likeliest(reader.scores(observed(make(secret, 4)))) == secret.flatten()).float().mean())
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -70,7 +70,7 @@ def test_the_nearest_token_is_that_of_linear_discriminant_analysis():
     lda = LinearDiscriminantAnalysis(solver="lsqr").fit(states.double().numpy(), tokens.numpy())
     found = NearestToken(shrinkage=1e-9).fit(Observed(states, (len(states),)), tokens, 1)
     asked = Observed(other, (len(other),))
-    assert found.recovered(asked).tolist() == lda.predict(other.double().numpy()).tolist()
+    assert found.likeliest(found.scores(asked)).tolist() == lda.predict(other.double().numpy()).tolist()
     unbiased = len(states) / (len(states) - NAMED)  # it divides the covariance by n, and not by n - tokens
     scores = (found.scores(asked) * unbiased).log_softmax(dim=1)
     assert torch.allclose(scores.exp(), torch.from_numpy(lda.predict_proba(other.double().numpy())).float(), atol=1e-3)

@@ -27,9 +27,9 @@ class Reader(ABC):
     def scores(self, observed: Observed) -> Tensor:
         """Return log-probabilities [states, named] of the tokens behind states."""
 
-    def recovered(self, observed: Observed) -> Tensor:
-        """Return the likeliest token id [states] behind each state."""
-        return self.tokens[self.scores(observed).argmax(dim=1)]
+    def likeliest(self, scores: Tensor) -> Tensor:
+        """Return the token ids [states] to which scores [states, named] are highest."""
+        return self.tokens[scores.argmax(dim=1)]
 
 
 class Attack(ABC):

@@ -136,7 +136,7 @@ def run_attacks(
         read, matched = [], []
         for text in held.each():
             scores = reader.scores(text)
-            read.append(Answer(reader.tokens[scores.argmax(dim=1)].tolist()))
+            read.append(Answer(reader.likeliest(scores).tolist()))
             matched.append(catalogue.answer(scores, read[-1].ids))
         judge.hear(attack.name, read, catalogue=False)
         judge.hear(attack.name, matched, catalogue=True)
