@@ -2,7 +2,8 @@
 
     python benchmarks/run_all.py                          # on the demo data; about half an hour on two cores
     python benchmarks/run_all.py --games FOLDER           # on amazon-games (interactions.csv.gz, items.csv.gz)
-    python benchmarks/run_all.py --games FOLDER --slow    # and the run at the paper's scale: one to two hours more
+    python benchmarks/run_all.py --games FOLDER --slow    # and the audit of hidden states, and the run at the paper's
+                                                          # scale: two to three hours more
     python benchmarks/run_all.py --only memory aggregation
 
 The committed results are those on amazon-games. A benchmark that fails leaves its old result, and the exit code is 1.
@@ -58,6 +59,8 @@ def planned(games: Path | None, work: Path, *, slow: bool) -> dict[str, list[str
         "sequence_speed": [],
         "demo_quality": ["--work", str(work / "demo-quality")],
     }
+    if slow:
+        commands["hidden_states"] = []
     if slow and games is not None:
         commands[SLOW] = ["--data", str(games), "--work", str(work / SLOW)]
     return commands

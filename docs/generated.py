@@ -1,8 +1,12 @@
-"""Fills pages from the code, so that they cannot go stale: configuration keys, exit codes, schema of metrics.json."""
+"""Fills pages from the code and the results, so that they cannot go stale.
+
+Configuration keys, exit codes, the schema of metrics.json, and what the audit of hidden states found.
+"""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -15,7 +19,12 @@ from pplr.report.schema import metrics_json_schema
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replace the markers of generated parts."""
-    makers = {"configuration": configuration, "exit-codes": exit_codes, "metrics-schema": metrics_schema}
+    makers = {
+        "configuration": configuration,
+        "exit-codes": exit_codes,
+        "metrics-schema": metrics_schema,
+        "hidden-states": hidden_states,
+    }
     for name, make in makers.items():
         marker = f"<!-- {name} -->"
         if marker in markdown:
@@ -54,6 +63,19 @@ def exit_codes() -> str:
 def metrics_schema() -> str:
     """Return the JSON schema of metrics.json as a code block."""
     return f"```json\n{json.dumps(metrics_json_schema(), indent=1)}\n```"
+
+
+def hidden_states() -> str:
+    """Return a table of what attacks recover behind every k, from the benchmark's result file."""
+    path = Path(__file__).parent.parent / "benchmarks" / "results" / "hidden_states.json"
+    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    names = list(runs[0]["figures"])
+    rows = ["| model | k | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    for run in runs:
+        shares = [f"{100 * run['figures'][name]['titles']['value']:.1f}%" for name in names]
+        rows.append(f"| {run['model']} | {run['bottom']} of {run['layers']} | " + " | ".join(shares) + " |")
+    histories = f"Titles recovered exactly, of {runs[0]['histories']} held-out histories of the demo's data"
+    return "\n".join([f"{histories} (tokens and ROUGE-L: [Benchmarks](benchmarks.md)).", "", *rows])
 
 
 def table(model: type[BaseModel]) -> str:

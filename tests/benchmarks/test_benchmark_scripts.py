@@ -136,6 +136,34 @@ def test_beam_search_refuses_unequal_results(script):
     module._check_equal(found, one, torch.zeros(1, 1))
 
 
+def test_hidden_states_are_measured_once_per_k(script, tmp_path, data_options, model_folder):
+    module, table = script("hidden_states"), tmp_path / "measured.json"
+    small = ["--model", str(model_folder), "--histories", "6", "--public", "20", "--measured", str(table)]
+    result_of(module, tmp_path / "r.json", *data_options, *small, "--k", "0")
+    text = (tmp_path / "r.json").read_text(encoding="utf-8").replace(str(model_folder), "toy")
+    (tmp_path / "r.json").write_text(text, encoding="utf-8")
+    module.main([*data_options, *small, "--output", str(tmp_path / "r.json"), "--threads", "1", "--k", "0"])
+    runs = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["runs"]
+    assert len(runs) == 2, "the model of another name was not measured yet"
+    for name in ("figures", "best", "public_tokens"):
+        assert runs[0][name] == runs[1][name]
+    best = json.loads(table.read_text(encoding="utf-8"))["toy"]["0"]
+    assert best["titles"] == pytest.approx(max(f["titles"]["value"] for f in runs[0]["figures"].values()), abs=1e-4)
+
+
+def test_hidden_states_behind_more_layers_are_those_of_a_fresh_start(script, tmp_path, data_options):
+    module = script("hidden_states")
+    tiny.decoder("llama", num_hidden_layers=4).save_pretrained(tmp_path / "toy")
+    tiny.byte_tokenizer().save_pretrained(tmp_path / "toy")
+    small = ["--model", str(tmp_path / "toy"), "--histories", "6", "--public", "20", "--threads", "1"]
+    small += ["--measured", str(tmp_path / "m.json"), *data_options]
+    module.main([*small, "--k", "1", "--k", "2", "--output", str(tmp_path / "both.json")])
+    module.main([*small, "--k", "2", "--output", str(tmp_path / "one.json")])
+    both, one = (json.loads((tmp_path / name).read_text())["runs"] for name in ("both.json", "one.json"))
+    assert [run["bottom"] for run in both] == [1, 2]
+    assert both[1]["figures"]["nearest token"] == one[0]["figures"]["nearest token"]
+
+
 def test_all_benchmarks_that_are_run_together_exist(script):
     plan = script("run_all").planned(Path("games"), Path("runs"), slow=True)
     assert all((SCRIPTS / f"{name}.py").is_file() for name in plan)

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from pplr.cli import (
     INTERRUPTED,
+    audit,
     compare,
     data,
     demo,
@@ -68,6 +69,7 @@ app.add_typer(data.app, name="data", rich_help_panel=CARE)
 app.add_typer(models.app, name="models", rich_help_panel=CARE)
 app.add_typer(pki.app, name="pki", rich_help_panel=CARE)
 app.add_typer(trunk.app, name="trunk", rich_help_panel=CARE)
+app.add_typer(audit.app, name="audit", rich_help_panel=CARE)
 app.command("doctor", rich_help_panel=CARE)(doctor.doctor)
 
 

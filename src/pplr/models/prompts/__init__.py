@@ -76,6 +76,11 @@ class PromptBuilder:
     Where a prompt would be too long the oldest titles are left out, whole; a single title is cut to `title_tokens`.
 
     Attributes:
+        before: what every prompt begins with.
+        titles: per item, its title as the template's `item` writes it.
+        separator: what stands between titles.
+        after: what every prompt ends with.
+        room: tokens that titles and separators may take together.
         most: no prompt has more tokens than this.
     """
 
@@ -84,42 +89,42 @@ class PromptBuilder:
     ) -> None:
         before, after = template.prompt.split("{history}")
         self._bos = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
-        self._before = [*self._bos, *_ids(tokenizer, before)]
-        self._after = _ids(tokenizer, after)
-        self._separator = _ids(tokenizer, template.separator)
+        self.before = [*self._bos, *_ids(tokenizer, before)]
+        self.after = _ids(tokenizer, after)
+        self.separator = _ids(tokenizer, template.separator)
         left, right = template.item.split("{title}")
-        self._titles = [
+        self.titles = [
             [*_ids(tokenizer, left), *ids[:title_tokens], *_ids(tokenizer, right)] for ids in _batch(tokenizer, titles)
         ]
         self._items = items
-        self._room = tokens - len(self._before) - len(self._after)
-        longest = max((len(ids) for ids in self._titles), default=0)
-        if self._room < longest:
-            frame = len(self._before) + len(self._after)
+        self.room = tokens - len(self.before) - len(self.after)
+        longest = max((len(ids) for ids in self.titles), default=0)
+        if self.room < longest:
+            frame = len(self.before) + len(self.after)
             raise ConfigError(
                 f"prompt_tokens = {tokens} leaves no room for a title: the template takes {frame} tokens and the "
                 f"longest title {longest}. Set prompt_tokens to at least {frame + longest}, or title_tokens lower."
             )
-        listed = items * longest + (items - 1) * len(self._separator)
-        self.most = tokens - self._room + min(self._room, listed)
+        listed = items * longest + (items - 1) * len(self.separator)
+        self.most = tokens - self.room + min(self.room, listed)
 
     def prompt(self, history: Ints) -> list[int]:
         """Return the token ids of the prompt for the newest items of `history` that fit."""
         kept: list[list[int]] = []
-        room = self._room
+        room = self.room
         for item in history[::-1][: self._items]:
-            title = self._titles[item]
-            need = len(title) + (len(self._separator) if kept else 0)
+            title = self.titles[item]
+            need = len(title) + (len(self.separator) if kept else 0)
             if need > room:
                 break
             kept.append(title)
             room -= need
-        ids = list(self._before)
+        ids = list(self.before)
         for position, title in enumerate(reversed(kept)):
             if position:
-                ids += self._separator
+                ids += self.separator
             ids += title
-        return ids + self._after
+        return ids + self.after
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -1,0 +1,1 @@
+"""Audits: what parties of a federation can find out about each other, measured by attacks (docs/audit.md)."""
