@@ -1,0 +1,113 @@
+"""Memory of a client and of the trunk's server, in bytes, float32 throughout.
+
+    weights          4 bytes each, frozen
+    adapters         16 bytes each: value, gradient, and AdamW's two moments
+    training         what a backward pass needs: per token and layer the inputs of the norms, queries, keys, values and
+                     the output of attention, three times the width of a gated feed-forward (once of a plain one), and
+                     twice the inputs of adapted maps (dropout, and what is left of them); keys and values of the start
+                     for every row; the states and gradients that travel; three numbers per word and target position
+    recommending     keys and values of what a batch of users has read, and logits
+
+A client trains and recommends in turn, so the larger of the two counts. What Python and its libraries take themselves
+is RUNTIME.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pplr.models.parts import Cut, Which
+from pplr.planning.batch import Batch, Reading
+from pplr.planning.outline import Layer, Outline
+
+NUMBER = 4
+"""Bytes of a number: pplr loads weights and computes in float32."""
+
+RUNTIME = 500_000_000
+"""Bytes that a process with torch, transformers and a tokenizer has before any weight (benchmarks/plan_measured.py)."""
+
+USERS = 16
+"""Users whose titles are searched at once in an evaluation, and for whom keys and values are held."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes.
+
+    Attributes:
+        weights: frozen weights.
+        adapters: adapters with gradient and moments.
+        training: what a step needs beside them.
+        recommending: what recommendations need beside weights and adapters.
+        runtime: the process itself.
+    """
+
+    weights: int
+    adapters: int
+    training: int
+    recommending: int
+    runtime: int = RUNTIME
+
+    @property
+    def total(self) -> int:
+        """Bytes at the fullest moment."""
+        return self.runtime + self.weights + self.adapters + max(self.training, self.recommending)
+
+
+def client_memory(outline: Outline, cut: Cut, batch: Batch, reading: Reading) -> Memory:
+    """Return the memory of a client with bottom and top."""
+    bottom, top = outline.part(cut, Which.BOTTOM), outline.part(cut, Which.TOP)
+    states = _trained(bottom, batch, batch.tokens) + _trained(top, batch, batch.tokens_behind)
+    travelling = 4 * batch.tokens_behind * outline.width
+    return _memory(
+        outline.client_parameters(cut),
+        sum(layer.adapters for layer in bottom + top) + outline.outside,
+        states + travelling + _logits(outline, batch.targets, 3),
+        _remembered(outline, bottom + top, reading) + _logits(outline, USERS * reading.beams, 2),
+    )
+
+
+def whole_memory(outline: Outline, batch: Batch, reading: Reading) -> Memory:
+    """Return the memory of a client that holds the whole model."""
+    return _memory(
+        outline.parameters,
+        sum(layer.adapters for layer in outline.layers) + outline.outside,
+        _trained(outline.layers, batch, batch.tokens) + _logits(outline, batch.targets, 3),
+        _remembered(outline, outline.layers, reading) + _logits(outline, USERS * reading.beams, 2),
+    )
+
+
+def server_memory(outline: Outline, cut: Cut, batch: Batch, reading: Reading, clients: int) -> Memory:
+    """Return the memory of the trunk's server while `clients` are served at once, each in the middle of a step."""
+    trunk = outline.part(cut, Which.TRUNK)
+    states = _trained(trunk, batch, batch.tokens_behind) + 4 * batch.tokens_behind * outline.width
+    return _memory(
+        outline.server_parameters(cut),
+        clients * sum(layer.adapters for layer in trunk),
+        clients * states,
+        clients * _remembered(outline, trunk, reading),
+    )
+
+
+def _memory(weights: int, adapters: int, training: int, recommending: int) -> Memory:
+    return Memory(NUMBER * weights, 4 * NUMBER * adapters, NUMBER * training, NUMBER * recommending)
+
+
+def _trained(layers: Iterable[Layer], batch: Batch, tokens: int) -> int:
+    """Return how many numbers a backward pass through `layers` needs."""
+    every = list(layers)
+    own = tokens * sum(layer.states + 2 * layer.adapted for layer in every)
+    return own + batch.rows * batch.start * 2 * sum(layer.keys for layer in every)
+
+
+def _logits(outline: Outline, positions: int, copies: int) -> int:
+    return copies * positions * (outline.head // outline.width)
+
+
+def _remembered(outline: Outline, layers: Iterable[Layer], reading: Reading) -> int:
+    """Return how many numbers the keys and values of a search have: prompt and all that was read behind it."""
+    if not outline.decoder:
+        return 0
+    tokens = reading.prompt + reading.beams * reading.title
+    return USERS * tokens * 2 * sum(layer.keys for layer in layers)
