@@ -2,10 +2,11 @@
 
     weights          4 bytes each, frozen
     adapters         16 bytes each: value, gradient, and AdamW's two moments
-    training         what a backward pass needs: per token and layer the inputs of the norms, queries, keys, values and
-                     the output of attention, three times the width of a gated feed-forward (once of a plain one), and
-                     twice the inputs of adapted maps (dropout, and what is left of them); keys and values of the start
-                     for every row; the states and gradients that travel; three numbers per word and target position
+    training         what a backward pass needs: per token and layer the inputs of the norms; queries, keys, values and
+                     output of attention; three times the width of a gated feed-forward, once that of a plain one; twice
+                     the inputs of adapted maps (dropout, and what it leaves); the matrix of attention where it is not
+                     fused; keys and values of the start for every row; four states per token that travel; three numbers
+                     per word and target position
     recommending     keys and values of what a batch of users has read, and logits
 
 A client trains and recommends in turn, so the larger of the two counts. What Python and its libraries take themselves
@@ -98,7 +99,9 @@ def _trained(layers: Iterable[Layer], batch: Batch, tokens: int) -> int:
     """Return how many numbers a backward pass through `layers` needs."""
     every = list(layers)
     own = tokens * sum(layer.states + 2 * layer.adapted for layer in every)
-    return own + batch.rows * batch.start * 2 * sum(layer.keys for layer in every)
+    continued = batch.rows * batch.start * 2 * sum(layer.attention for layer in every)
+    seen = batch.rows * batch.length * (batch.start + batch.length)
+    return own + continued + seen * sum(layer.matrices for layer in every)
 
 
 def _logits(outline: Outline, positions: int, copies: int) -> int:

@@ -39,6 +39,7 @@ class Layer:
         attention: heads x width of a head.
         keys: width of its keys, and of its values.
         states: numbers per token that a backward pass needs, adapters left out.
+        matrices: matrices of attention that it needs too, heads included; 0 where attention is fused.
         adapters: weights of its adapters.
         adapted: width of the inputs of its adapted maps, summed.
     """
@@ -48,6 +49,7 @@ class Layer:
     attention: int
     keys: int
     states: int
+    matrices: int
     adapters: int = 0
     adapted: int = 0
 
@@ -178,6 +180,7 @@ def _layer(module: nn.Module, config: Any) -> Layer:
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = config.num_attention_heads
     key_heads = getattr(config, "num_key_value_heads", None) or heads
+    eager = config._attn_implementation == "eager"
     gated = any(path.endswith("gate_proj") for path in maps)
     inner = max(max(m.in_features, m.out_features) for m in maps.values())
     inner = int(getattr(config, "intermediate_size", 0) or getattr(config, "hidden_dim", 0) or inner)
@@ -191,7 +194,8 @@ def _layer(module: nn.Module, config: Any) -> Layer:
         linear=sum(m.weight.numel() for path, m in maps.items() if not path.endswith(_UNREAD)),
         attention=heads * width,
         keys=key_heads * width,
-        states=normed + 2 * heads * width + 2 * key_heads * width + (3 if gated else 1) * inner,
+        states=normed + 4 * heads * width + (3 if gated else 1) * inner,  # keys are repeated for their heads
+        matrices=heads * (2 if getattr(config, "attn_logit_softcapping", None) else 1) if eager else 0,
     )
 
 
