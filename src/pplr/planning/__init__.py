@@ -5,5 +5,6 @@ from pplr.planning.batch import Reading
 from pplr.planning.estimate import Speeds
 from pplr.planning.outline import Outline, outline
 from pplr.planning.plan import Circumstances, Plan, make_plan
+from pplr.planning.settle import Asked, plan_of
 
-__all__ = ["Circumstances", "Outline", "Plan", "Reading", "Speeds", "advice", "make_plan", "outline"]
+__all__ = ["Asked", "Circumstances", "Outline", "Plan", "Reading", "Speeds", "advice", "make_plan", "outline", "plan_of"]
