@@ -85,7 +85,6 @@ def main(arguments: list[str] | None = None) -> None:
         "choices": choices,
         "small_bottom": small["bottom"],
         "client_share": small["client"]["peak_bytes"] / whole["peak_bytes"],
-        "client_share_loaded": small["client"]["loaded_bytes"] / whole["loaded_bytes"],
         "targets": MOST,
     }
     if not options.no_large:

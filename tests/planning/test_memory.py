@@ -14,11 +14,12 @@ from pplr.models.causal.cache import RoomyCache
 from pplr.models.hub import Kind
 from pplr.models.layout import Layout
 from pplr.models.lora import AdapterSettings, Lora
-from pplr.models.parts import Cut, Which
+from pplr.models.parts import Cut
 from pplr.models.parts.passing import PartModel
-from pplr.planning import Reading, outline
+from pplr.planning import Outline, Reading, outline
 from pplr.planning.batch import Batch
 from pplr.planning.memory import USERS, client_memory, server_memory, whole_memory
+from pplr.training.optimiser import RowOptimiser
 
 CUT, RANK = Cut(1, 1), AdapterSettings(rank=2, dropout=0.05)
 
@@ -57,5 +58,48 @@ def test_states_of_a_trunk_are_those_that_autograd_saves(tmp_path: Path, name: s
     batch = Batch(4, length, start, 4, head, (4,))
     memory = server_memory(found, CUT, batch, Reading(), clients=1)
     planned = memory.training - 4 * 4 * batch.tokens * WIDTH
-    print(name, start, sum(kept.values()) / planned)
     assert sum(kept.values()) == pytest.approx(planned, rel=0.2)
+
+
+def _llama(folder: Path) -> tuple[Outline, Batch, Reading]:
+    saved("llama", folder)
+    reading = Reading(prompt=20, common=6, title=3, beams=2, batch_tokens=92, pieces=1)
+    return outline(folder, Kind.DECODER, RANK), Batch(4, 17, 6, 16, True, (4,)), reading
+
+
+def test_weights_and_adapters_with_their_gradient_and_moments(tmp_path: Path) -> None:
+    found, batch, reading = _llama(tmp_path)
+    loaded = parts(tmp_path, CUT, head=True)
+    client, server = client_memory(found, CUT, batch, reading), server_memory(found, CUT, batch, reading, clients=3)
+    unique = {p.data_ptr(): p.nbytes for p in loaded[1].module.parameters()}
+    assert server.weights == sum(unique.values())
+    layout = Layout(Lora([loaded[0], loaded[2]], RANK).specs)
+    optimiser = RowOptimiser(layout, layout.initial_row(1), 0.0)
+    optimiser.row.gradient.fill_(1.0)
+    optimiser.step(0.1, 1.0)
+    state = next(iter(optimiser._adam.state.values()))
+    held = [optimiser.row.values, optimiser.row.gradient, state["exp_avg"], state["exp_avg_sq"]]
+    assert client.adapters == sum(tensor.nbytes for tensor in held)
+    assert server.adapters == 3 * 16 * sum(spec.size for spec in Lora([loaded[1]], RANK).specs)
+    whole = whole_memory(found, batch, reading)
+    assert whole.weights == client.weights + server.weights
+    assert whole.adapters == client.adapters + server.adapters / 3
+
+
+def test_keys_and_values_of_a_search_are_those_of_its_cache(tmp_path: Path) -> None:
+    found, batch, reading = _llama(tmp_path)
+    cache = RoomyCache(3, room=0)
+    for layer in cache.layers:
+        layer.update(torch.zeros(USERS, 2, 26, 8), torch.zeros(USERS, 2, 26, 8))
+    held = sum(store.nbytes for layer in cache.layers for store in layer._stores)
+    assert server_memory(found, CUT, batch, reading, clients=1).recommending == held
+
+
+def test_memory_grows_with_the_batch_and_with_k(tmp_path: Path) -> None:
+    found, batch, reading = _llama(tmp_path)
+    totals = [client_memory(found, Cut(k), batch, reading).total for k in range(4)]
+    assert totals == sorted(set(totals))
+    twice = replace(batch, rows=8, pieces=(8,), targets=32)
+    one, two = (client_memory(found, CUT, b, reading) for b in (batch, twice))
+    assert 1.5 < two.training / one.training < 2
+    assert (one.weights, one.recommending) == (two.weights, two.recommending)

@@ -37,22 +37,22 @@ def advice(plan: Plan) -> str:
 
 
 def gigabytes(size: float) -> str:
-    """Return bytes as a person reads them: "0.63 GB", "14 GB"."""
+    """Return bytes as a person reads them: "0.63 GB", "14.2 GB"."""
     value = size / 1e9
-    return f"{value:,.0f} GB" if value >= 10 else f"{value:.2g} GB" if value >= 1 else f"{value:.2f} GB"
+    return f"{value:,.0f} GB" if value >= 100 else f"{value:.1f} GB" if value >= 10 else f"{value:.2f} GB"
 
 
 def _none_fits(plan: Plan, room: int) -> str:
     least = plan.choices[0]
     memory = least.client_memory
-    extra = max(memory.training, memory.recommending)
+    extra = memory.total - memory.runtime - memory.weights
     if memory.total - extra < room:
         todo = f"Set --batch-tokens (training.batch_tokens) below {plan.circumstances.reading.batch_tokens}"
     else:
         todo = "Choose a smaller model"
     return (
         f"No k fits into {gigabytes(room)}: k = 0 needs {gigabytes(memory.total)} ({gigabytes(memory.weights)} weights, "
-        f"{gigabytes(extra)} for a batch, {gigabytes(memory.runtime)} the program itself). {todo}, or give the client "
+        f"{gigabytes(extra)} for batches, {gigabytes(memory.runtime)} the program itself). {todo}, or give the client "
         f"{gigabytes(memory.total)} or more."
     )
 

@@ -7,10 +7,13 @@
                      the inputs of adapted maps (dropout, and what it leaves); the matrix of attention where it is not
                      fused; keys and values of the start for every row; four states per token that travel; three numbers
                      per word and target position
-    recommending     keys and values of what a batch of users has read, and logits
+    recommending     keys and values of what a batch of users has read, and logits of what is read at once
 
-A client trains and recommends in turn, so the larger of the two counts. What Python and its libraries take themselves
-is RUNTIME.
+    total            RUNTIME + weights + adapters + HEAP x training + recommending
+
+RUNTIME is what Python and its libraries take themselves. HEAP is there because the C library keeps memory between the
+tensors of a step that nobody uses at the moment. A client trains and recommends in turn, but what the one leaves free
+is rarely what the other takes.
 """
 
 from __future__ import annotations
@@ -25,8 +28,16 @@ from pplr.planning.outline import Layer, Outline
 NUMBER = 4
 """Bytes of a number: pplr loads weights and computes in float32."""
 
-RUNTIME = 500_000_000
-"""Bytes that a process with torch, transformers and a tokenizer has before any weight (benchmarks/plan_measured.py)."""
+RUNTIME = 520_000_000
+"""Bytes that a process with torch, transformers, a tokenizer and small data has before any weight
+(benchmarks/plan_measured.py)."""
+
+HEAP = 1.7
+"""Bytes that are resident for each that a step needs: 1.6 to 1.8 were measured with glibc
+(benchmarks/plan_measured.py)."""
+
+READ_AT_ONCE = 2
+"""Tokens per beam that a search reads in one call, some of them ahead."""
 
 USERS = 16
 """Users whose titles are searched at once in an evaluation, and for whom keys and values are held."""
@@ -53,7 +64,7 @@ class Memory:
     @property
     def total(self) -> int:
         """Bytes at the fullest moment."""
-        return self.runtime + self.weights + self.adapters + max(self.training, self.recommending)
+        return self.runtime + self.weights + self.adapters + round(HEAP * self.training) + self.recommending
 
 
 def client_memory(outline: Outline, cut: Cut, batch: Batch, reading: Reading) -> Memory:
@@ -65,7 +76,7 @@ def client_memory(outline: Outline, cut: Cut, batch: Batch, reading: Reading) ->
         outline.client_parameters(cut),
         sum(layer.adapters for layer in bottom + top) + outline.outside,
         states + travelling + _logits(outline, batch.targets, 3),
-        _remembered(outline, bottom + top, reading) + _logits(outline, USERS * reading.beams, 2),
+        _remembered(outline, bottom + top, reading) + _searched(outline, reading),
     )
 
 
@@ -75,7 +86,7 @@ def whole_memory(outline: Outline, batch: Batch, reading: Reading) -> Memory:
         outline.parameters,
         sum(layer.adapters for layer in outline.layers) + outline.outside,
         _trained(outline.layers, batch, batch.tokens) + _logits(outline, batch.targets, 3),
-        _remembered(outline, outline.layers, reading) + _logits(outline, USERS * reading.beams, 2),
+        _remembered(outline, outline.layers, reading) + _searched(outline, reading),
     )
 
 
@@ -106,6 +117,11 @@ def _trained(layers: Iterable[Layer], batch: Batch, tokens: int) -> int:
 
 def _logits(outline: Outline, positions: int, copies: int) -> int:
     return copies * positions * (outline.head // outline.width)
+
+
+def _searched(outline: Outline, reading: Reading) -> int:
+    """Return how many numbers the logits of a search have: they, their log-softmax, and a copy that is sorted."""
+    return _logits(outline, USERS * reading.beams * READ_AT_ONCE, 3)
 
 
 def _remembered(outline: Outline, layers: Iterable[Layer], reading: Reading) -> int:

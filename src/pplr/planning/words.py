@@ -81,8 +81,8 @@ def assumptions(plan: Plan, *, measured: bool) -> list[str]:
         f"{first.step.down / 1e6:.2f} down) and {first.recommendation.total / 1e3:,.0f} kB a recommendation, {alone}, in "
         f"{c.codec.name}.",
         f"A step has {batch.rows} examples, at most {reading.batch_tokens} tokens: {texts}.",
-        f"Memory: float32, the program itself {gigabytes(first.client_memory.runtime)}, the larger of a training step and "
-        f"the search for {USERS} users; the server serves {c.clients} at once. GFLOP: of a training step."
+        f"Memory: float32, the program itself {gigabytes(first.client_memory.runtime)}, a training step and the "
+        f"search for {USERS} users; the server serves {c.clients} at once. GFLOP: of a training step."
         if decoder
         else f"Memory: float32, the program itself {gigabytes(first.client_memory.runtime)}, and a training step; the "
         f"server serves {c.clients} at once. GFLOP: of a training step.",
