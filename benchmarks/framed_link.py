@@ -88,9 +88,7 @@ class FramedLink(Link):
             found = self._work.backward(self._client, number, asked.states)
             norm = self._work.rows.training(self._client).squared_norm()
         back = self.answer(Kind.GRADIENT, state_tensors(found, self.contract, present=False), squared_norm=norm)
-        self._gradients[number] = received_states(
-            back, gradient.present, _length(gradient.start), self.contract
-        )
+        self._gradients[number] = received_states(back, gradient.present, _length(gradient.start), self.contract)
 
     def gradient(self, number: int) -> States:
         """Return the gradient for what a pass was given."""

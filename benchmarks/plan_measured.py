@@ -11,6 +11,7 @@ its highest. The 7B-class model is a folder of weights that are a hole in the di
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -110,7 +111,7 @@ def _worker(options: argparse.Namespace) -> dict[str, Any]:
 
 def _client(options: argparse.Namespace, cut: Cut | None) -> dict[str, Any]:
     """Train and search with bottom and top, or with the whole model where `cut` is None."""
-    import grpc.aio  # noqa: F401 a client has it, whoever measures does not need it
+    importlib.import_module("grpc.aio")  # a client has it
 
     config = _config(options)
     dataset = load(config.data, Path()).dataset

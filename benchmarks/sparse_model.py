@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.initialization import no_init_weights
 
 SHARD_BYTES = 5 * 10**9
@@ -31,10 +31,10 @@ def llama_7b() -> LlamaConfig:
     )
 
 
-def write_sparse(config: Any, folder: Path) -> int:
+def write_sparse(config: LlamaConfig, folder: Path) -> int:
     """Write a bfloat16 model of `config` into `folder` in shards, and return the bytes of its weights."""
     with no_init_weights(), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = LlamaForCausalLM(config)
     config.save_pretrained(folder)
     (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
     shards: list[dict[str, list[int]]] = [{}]
@@ -46,7 +46,8 @@ def write_sparse(config: Any, folder: Path) -> int:
             filled = 0
         shards[-1][name] = list(parameter.shape)
         filled += size
-    places, total = {}, 0
+    places: dict[str, str] = {}
+    total = 0
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         total += _write_shard(folder / file, shard)

@@ -20,79 +20,131 @@ if TYPE_CHECKING:
 WHAT, TEXTS, MACHINES = "What is planned", "Texts and batches", "Machines and line"
 
 
-def plan(  # noqa: D417
+def plan(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", help="A known model, a hub id, or a folder with config.json.", show_default=False,
+            "--model",
+            help="A known model, a hub id, or a folder with config.json.",
+            show_default=False,
             rich_help_panel=WHAT,
         ),
     ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", help="Take model, adapters, placement, batches and data from here.", show_default=False,
+            "--config",
+            help="Take model, adapters, placement, batches and data from here.",
+            show_default=False,
             rich_help_panel=WHAT,
         ),
     ] = None,
     top: Annotated[
         int | None,
-        typer.Option("--top", min=1, help="m: layers before the head that stay; usually 1.", show_default=False,
-                     rich_help_panel=WHAT),
+        typer.Option(
+            "--top",
+            min=1,
+            help="m: layers before the head that stay; usually 1.",
+            show_default=False,
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     codec: Annotated[
         Literal["float32", "bfloat16", "int8"] | None,
-        typer.Option("--codec", help="How states travel; float32 if not said.", show_default=False, rich_help_panel=WHAT),
+        typer.Option(
+            "--codec", help="How states travel; float32 if not said.", show_default=False, rich_help_panel=WHAT
+        ),
     ] = None,
     pieces: Annotated[
         int | None,
-        typer.Option("--pieces", min=1, max=8, help="Pieces of a batch under way at once; 2 if not said.",
-                     show_default=False, rich_help_panel=WHAT),
+        typer.Option(
+            "--pieces",
+            min=1,
+            max=8,
+            help="Pieces of a batch under way at once; 2 if not said.",
+            show_default=False,
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     batch_tokens: Annotated[
         int | None,
-        typer.Option("--batch-tokens", min=1, help="Tokens of a training batch; 512 if not said.", show_default=False,
-                     rich_help_panel=TEXTS),
+        typer.Option(
+            "--batch-tokens",
+            min=1,
+            help="Tokens of a training batch; 512 if not said.",
+            show_default=False,
+            rich_help_panel=TEXTS,
+        ),
     ] = None,
     prompt_tokens: Annotated[
         int | None,
-        typer.Option("--prompt-tokens", min=2, help="Tokens of a typical prompt or history; 100 if not said.",
-                     show_default=False, rich_help_panel=TEXTS),
+        typer.Option(
+            "--prompt-tokens",
+            min=2,
+            help="Tokens of a typical prompt or history; 100 if not said.",
+            show_default=False,
+            rich_help_panel=TEXTS,
+        ),
     ] = None,
     common_tokens: Annotated[
         int | None,
-        typer.Option("--common-tokens", min=0, help="Tokens that all prompts begin with; 20 if not said.",
-                     show_default=False, rich_help_panel=TEXTS),
+        typer.Option(
+            "--common-tokens",
+            min=0,
+            help="Tokens that all prompts begin with; 20 if not said.",
+            show_default=False,
+            rich_help_panel=TEXTS,
+        ),
     ] = None,
     title_tokens: Annotated[
         int | None,
-        typer.Option("--title-tokens", min=1, help="Tokens of a typical title; 8 if not said.", show_default=False,
-                     rich_help_panel=TEXTS),
+        typer.Option(
+            "--title-tokens",
+            min=1,
+            help="Tokens of a typical title; 8 if not said.",
+            show_default=False,
+            rich_help_panel=TEXTS,
+        ),
     ] = None,
     clients: Annotated[
         int, typer.Option("--clients", min=1, help="Clients that the server serves at once.", rich_help_panel=MACHINES)
     ] = 1,
     device_memory: Annotated[
         str | None,
-        typer.Option("--device-memory", metavar="SIZE", help="Memory that a client has: 4GB, 512MiB.",
-                     show_default=False, rich_help_panel=MACHINES),
+        typer.Option(
+            "--device-memory",
+            metavar="SIZE",
+            help="Memory that a client has: 4GB, 512MiB.",
+            show_default=False,
+            rich_help_panel=MACHINES,
+        ),
     ] = None,
     bandwidth: Annotated[
         str, typer.Option("--bandwidth", metavar="SPEED", help="Of the line: 100Mbit, 1Gbit.", rich_help_panel=MACHINES)
     ] = "100Mbit",
     latency: Annotated[
-        float, typer.Option("--latency", min=0, metavar="MS", help="Milliseconds of a round trip.",
-                            rich_help_panel=MACHINES)
+        float,
+        typer.Option("--latency", min=0, metavar="MS", help="Milliseconds of a round trip.", rich_help_panel=MACHINES),
     ] = 10.0,
     device_flops: Annotated[
         str | None,
-        typer.Option("--device-flops", metavar="SPEED", help="Of the client: 150GFLOPS; absent: measured here.",
-                     show_default=False, rich_help_panel=MACHINES),
+        typer.Option(
+            "--device-flops",
+            metavar="SPEED",
+            help="Of the client: 150GFLOPS; absent: measured here.",
+            show_default=False,
+            rich_help_panel=MACHINES,
+        ),
     ] = None,
     server_flops: Annotated[
         str | None,
-        typer.Option("--server-flops", metavar="SPEED", help="Of the server; absent: as the client.", show_default=False,
-                     rich_help_panel=MACHINES),
+        typer.Option(
+            "--server-flops",
+            metavar="SPEED",
+            help="Of the server; absent: as the client.",
+            show_default=False,
+            rich_help_panel=MACHINES,
+        ),
     ] = None,
     wide: Annotated[bool, typer.Option("--wide", help="Show all columns; about 180 characters.")] = False,
     as_json: AsJson = False,

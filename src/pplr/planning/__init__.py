@@ -7,4 +7,15 @@ from pplr.planning.outline import Outline, outline
 from pplr.planning.plan import Circumstances, Plan, make_plan
 from pplr.planning.settle import Asked, plan_of
 
-__all__ = ["Asked", "Circumstances", "Outline", "Plan", "Reading", "Speeds", "advice", "make_plan", "outline", "plan_of"]
+__all__ = [
+    "Asked",
+    "Circumstances",
+    "Outline",
+    "Plan",
+    "Reading",
+    "Speeds",
+    "advice",
+    "make_plan",
+    "outline",
+    "plan_of",
+]

@@ -74,12 +74,16 @@ def _prompts(
     written = tokenizer([titles[target] for target in targets], add_special_tokens=False)["input_ids"]
     title = np.mean([min(len(ids), settings.title_tokens) for ids in written])
     first, last = min(prompts), max(prompts)
-    common = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)) - 1)
+    common = next(
+        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)) - 1
+    )
     return Lengths(round(float(np.mean([len(p) for p in prompts]))), common, max(1, round(float(title))))
 
 
 def _history(settings: EncoderSettings, catalogue: Catalogue, tokenizer: Any, histories: list[Ints]) -> int:
     texts = tokenizer(item_texts(catalogue, settings.attributes), add_special_tokens=False)["input_ids"]
     tokens = np.asarray([min(len(ids), settings.item_tokens) for ids in texts])
-    lengths = [min(2 + int(tokens[history[-settings.history_items :]].sum()), settings.history_tokens) for history in histories]
+    lengths = [
+        min(2 + int(tokens[history[-settings.history_items :]].sum()), settings.history_tokens) for history in histories
+    ]
     return max(1, round(float(np.mean(lengths))))

@@ -109,7 +109,13 @@ class Outline:
     def client_parameters(self, cut: Cut) -> int:
         """Return the weights of bottom and top; a head that is tied to the embedding counts once."""
         own = 0 if self.tied else self.head
-        return self.embedding + sum(layer.parameters for layer in self.client_layers(cut)) + 2 * self.each + self.last + own
+        return (
+            self.embedding
+            + sum(layer.parameters for layer in self.client_layers(cut))
+            + 2 * self.each
+            + self.last
+            + own
+        )
 
     def server_parameters(self, cut: Cut) -> int:
         """Return the weights of the trunk."""

@@ -8,7 +8,7 @@ from pplr.errors import ConfigError
 
 _DECIMAL = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _BINARY = {"ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30, "ti": 2.0**40}
-_NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z/]*)\s*")
+_NUMBER = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]+)?)\s*([A-Za-z/]*)\s*")
 
 
 def memory_bytes(text: str) -> int:
@@ -46,7 +46,7 @@ def operations_per_second(text: str) -> float:
         ConfigError: it is no speed of a processor.
     """
     what, examples = "speed", "150GFLOPS, 2TFLOPS or 2e12"
-    plain = re.fullmatch(r"\d+(?:\.\d+)?[eE]\+?\d{1,2}", text.strip())
+    plain = re.fullmatch(r"[0-9]{1,30}(?:\.[0-9]+)?[eE]\+?[0-9]{1,2}", text.strip())
     number, unit = (float(text), "") if plain else _split(text, what, examples)
     factor = _DECIMAL.get(re.sub(r"flops?(/s)?$", "", unit))
     if factor is None or number <= 0:

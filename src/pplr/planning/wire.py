@@ -21,6 +21,7 @@ from pplr.trunk.messages import (
     PassFields,
     ReadFields,
     ReadingFields,
+    ShiftFields,
     StepFields,
     plain_tensors,
     read_tensors,
@@ -60,9 +61,7 @@ def step_traffic(batch: Batch, contract: Contract) -> Traffic:
     for rows in batch.pieces:
         given = _states(rows, batch.length, batch.start, contract.width)
         sizes = {"rows": rows, "length": batch.length, "start": batch.start}
-        passed = PassFields(
-            **sizes, causal=batch.causal, adapted=True, dropout=_SEED, gradients=True, best=False
-        )
+        passed = PassFields(**sizes, causal=batch.causal, adapted=True, dropout=_SEED, gradients=True, best=False)
         up += [
             _frame(Kind.FORWARD, passed, state_tensors(given, contract, present=True)),
             _frame(Kind.BACKWARD, BackwardFields(of=_NUMBER, **sizes), state_tensors(given, contract, present=True)),
@@ -84,12 +83,11 @@ def recommendation_traffic(reading: Reading, contract: Contract) -> Traffic:
             rows=1, length=reading.prompt, start=0, causal=False, adapted=True, dropout=None, gradients=False, best=True
         )
         up = [_frame(Kind.FORWARD, passed, state_tensors(given, contract, present=True))]
-        return Traffic(
-            _bytes(up), _bytes([_answer(Kind.STATES, state_tensors(given, contract, present=False))]), 1
-        )
+        return Traffic(_bytes(up), _bytes([_answer(Kind.STATES, state_tensors(given, contract, present=False))]), 1)
     calls = [(reading.prompt, reading.prompt)]
     calls += [(reading.beams, reading.prompt + reading.beams * read) for read in range(1, reading.title + 1)]
     up = [_frame(Kind.CLOSE, ReadingFields(reading=1)), *(_read(new, all_, reading, contract) for new, all_ in calls)]
+    up += [_frame(Kind.SHIFT, ShiftFields(reading=1, moves=[], rows=1))] * reading.title
     down = [_answer(Kind.STATES, plain_tensors(torch.zeros(1, new, contract.width), contract)) for new, _ in calls]
     return Traffic(_bytes(up), _bytes(down), len(calls))
 

@@ -9,7 +9,16 @@ from pplr.planning.estimate import SHARE
 from pplr.planning.memory import USERS
 from pplr.planning.plan import Choice, Plan
 
-_NARROW = ("k", "client\nweights", "client\nmemory", "client\nGFLOP", "server\nweights", "server\nmemory", "server\nGFLOP", "step")
+_NARROW = (
+    "k",
+    "client\nweights",
+    "client\nmemory",
+    "client\nGFLOP",
+    "server\nweights",
+    "server\nmemory",
+    "server\nGFLOP",
+    "step",
+)
 _WIDE = (
     "k",
     "client\nweights",
