@@ -11,7 +11,6 @@ its highest. The 7B-class model is a folder of weights that are a hole in the di
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from framed_link import FramedLink
+from framed_link import framed_link
 from peak_memory import peak_bytes, resident_bytes
 from pplr.config import Config, parse_config
 from pplr.data import load
@@ -43,7 +42,7 @@ from pplr.planning.memory import USERS
 from pplr.planning.speed import matmul_rate
 from pplr.training import Place, train_locally
 from pplr.trunk.codecs import codec
-from pplr.trunk.messages import Contract, Limits
+from pplr.trunk.fields import Contract, Limits
 from pplr.trunk.rows import ServerRows
 from pplr.trunk.stub import StubTrunk, Unassigned
 from pplr.trunk.work import Manner, States, TrunkWork
@@ -111,12 +110,11 @@ def _worker(options: argparse.Namespace) -> dict[str, Any]:
 
 def _client(options: argparse.Namespace, cut: Cut | None) -> dict[str, Any]:
     """Train and search with bottom and top, or with the whole model where `cut` is None."""
-    importlib.import_module("grpc.aio")  # a client has it
 
     config = _config(options)
     dataset = load(config.data, Path()).dataset
     files = _files(options.model)
-    tokenizer, link = load_tokenizer(files), None
+    tokenizer, link, meter = load_tokenizer(files), None, None
     runtime = resident_bytes()
     if cut is None:
         model: Any = load_decoder(files)[0]
@@ -129,7 +127,7 @@ def _client(options: argparse.Namespace, cut: Cut | None) -> dict[str, Any]:
     loaded = resident_bytes()
     if cut is not None:
         width = int(model.config.hidden_size)
-        link = FramedLink(Contract(width, True, codec(options.codec), 1, Limits()))
+        link, meter = framed_link(Contract(width, True, codec(options.codec), 1, Limits()))
         backbone = backbone.behind(StubTrunk(link))
     examples = backbone.examples(dataset.training())
     examples = examples.select(np.random.default_rng(1).permutation(len(examples))[: options.examples])
@@ -137,7 +135,7 @@ def _client(options: argparse.Namespace, cut: Cut | None) -> dict[str, Any]:
     wall = time.perf_counter()
     result = train_locally(backbone, row, examples, config.training, Place(1, "client", 1, 0.0), elsewhere=link)
     seconds = time.perf_counter() - wall
-    trained, traffic = peak_bytes(), {} if link is None else link.meter.totals()
+    trained, traffic = peak_bytes(), {} if meter is None else meter.totals()
     if options.users:
         _search(backbone, result.row, dataset, options.users)
     return {

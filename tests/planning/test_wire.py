@@ -20,8 +20,7 @@ from pplr.models.generative import GenerativeBackbone, GenerativeSettings
 from pplr.models.hub import Kind
 from pplr.models.hub.parts import load_parts
 from pplr.models.hub.resolver import ModelFiles
-from pplr.models.layout import Layout
-from pplr.models.lora import AdapterSettings, Lora
+from pplr.models.lora import AdapterSettings
 from pplr.models.parts import Cut, Which
 from pplr.models.parts.encoder import SplitEncoder
 from pplr.models.parts.passing import PartModel
@@ -30,10 +29,9 @@ from pplr.planning.batch import Batch, training_batch
 from pplr.planning.wire import recommendation_traffic, step_traffic
 from pplr.training import Place, TrainingSettings, train_locally
 from pplr.trunk.codecs import CODECS
-from pplr.trunk.messages import Contract, Limits
-from pplr.trunk.rows import ServerRows
+from pplr.trunk.fields import Contract, Limits
+from pplr.trunk.meter import Meter
 from pplr.trunk.stub import StubTrunk, Unassigned
-from pplr.trunk.work import TrunkWork
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 WIDTH = 64
@@ -46,8 +44,8 @@ def framed(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("framed_link")
 
 
-def _client(framed: ModuleType, folder: Path, kind: Kind, contract: Contract, pieces: int) -> tuple[Any, Any]:
-    """A split model whose trunk is behind a link, and the link."""
+def _model(folder: Path, kind: Kind, pieces: int) -> Any:
+    """A split model whose trunk is nobody's yet."""
     model, tokenizer = (
         (tiny.decoder("llama", hidden_size=WIDTH, num_hidden_layers=3), tiny.byte_tokenizer())
         if kind is Kind.DECODER
@@ -55,23 +53,17 @@ def _client(framed: ModuleType, folder: Path, kind: Kind, contract: Contract, pi
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    bottom, trunk, top = load_parts(ModelFiles("m", folder, kind, ""), Cut(1), *Which)
-    lora = Lora([trunk], AdapterSettings())
-    layout = Layout(lora.specs)
-    work = TrunkWork(PartModel(trunk), lora, ServerRows(layout, ["client"], layout.initial_row(1)))
-    work.rows.begin_round(1)
-    link = framed.FramedLink(contract, work)
+    bottom, top = load_parts(ModelFiles("m", folder, kind, ""), Cut(1), Which.BOTTOM, Which.TOP)
     split = SplitCausal if kind is Kind.DECODER else SplitEncoder
-    return split(PartModel(bottom), Unassigned(), PartModel(top), pieces), link
+    return split(PartModel(bottom), Unassigned(), PartModel(top), pieces)
 
 
-def _total(link: Any, *kinds: str) -> int:
-    return sum(
-        counts["bytes"]
-        for way in link.meter.totals().values()
-        for kind, counts in way.items()
-        if not kinds or kind in kinds
-    )
+TRAINING = {"forward", "states", "backward", "gradient", "step"}
+
+
+def _total(meter: Meter, kinds: set[str] = TRAINING) -> int:
+    """Bytes of frames; what begins and ends a round is no part of a step."""
+    return sum(counts["bytes"] for way in meter.totals().values() for kind, counts in way.items() if kind in kinds)
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -80,7 +72,7 @@ def test_a_training_step_of_the_generative_backbone(
     tmp_path: Path, framed: ModuleType, codec: str, pieces: int, bucket: int
 ) -> None:
     contract = Contract(WIDTH, True, CODECS[codec], bucket, Limits())
-    model, link = _client(framed, tmp_path, Kind.DECODER, contract, pieces)
+    model, (link, meter) = _model(tmp_path, Kind.DECODER, pieces), framed.framed_link(contract)
     titles = tuple(f"title{i:03}" for i in range(20))
     settings = GenerativeSettings(model="m", history_items=3, prompt_tokens=400, title_tokens=8, examples="last")
     backbone = GenerativeBackbone(
@@ -101,16 +93,17 @@ def test_a_training_step_of_the_generative_backbone(
     assert {len(prompt) for prompt in prompts} == {reading.prompt}
     assert (batch.rows, batch.targets) == (8, done.targets)
     planned = step_traffic(batch, contract)
-    assert planned.total == pytest.approx(_total(link), rel=0.002)
-    totals = link.meter.totals()
-    assert planned.up == pytest.approx(sum(kind["bytes"] for kind in totals["up"].values()), rel=0.002)
+    assert planned.total == pytest.approx(_total(meter), rel=0.002)
+    totals = meter.totals()
+    up = sum(counts["bytes"] for kind, counts in totals["up"].items() if kind in TRAINING)
+    assert planned.up == pytest.approx(up, rel=0.002)
     assert len(batch.pieces) == totals["up"]["forward"]["frames"]
 
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_training_step_and_a_recommendation_of_the_encoder(tmp_path: Path, framed: ModuleType, codec: str) -> None:
     contract = Contract(WIDTH, False, CODECS[codec], 1, Limits())
-    model, link = _client(framed, tmp_path, Kind.ENCODER, contract, 2)
+    model, (link, meter) = _model(tmp_path, Kind.ENCODER, 2), framed.framed_link(contract)
     titles = tuple(" ".join(tiny.WORDS[i : i + 3]) for i in range(16))
     catalogue = Catalogue(tuple(map(str, range(16))), titles, {})
     backbone = EncoderBackbone(
@@ -125,33 +118,29 @@ def test_a_training_step_and_a_recommendation_of_the_encoder(tmp_path: Path, fra
     length = int(examples.lengths[0])
     batch = training_batch(Reading(length, batch_tokens=9 * length), decoder=False)
     assert batch == Batch(9, length, 0, 9, causal=False, pieces=(5, 4))
-    forward, backward = _total(link, "forward", "states"), _total(link, "backward", "gradient", "step")
-    other = framed.FramedLink(contract, link._work)
-    with torch.no_grad():
-        copy = backbone.behind(StubTrunk(other))
-        vectors = copy.encode_catalogue(backbone.layout.views(backbone.layout.initial_row(1)))
-        catalogue_bytes = _total(other)
-        other.meter.__init__()
-        copy.scores(backbone.layout.views(backbone.layout.initial_row(1)), vectors, [np.arange(4)])
+    other, catalogue_meter = framed.framed_link(contract)
+    parameters = backbone.layout.views(backbone.layout.initial_row(1))
+    vectors = backbone.behind(StubTrunk(other)).encode_catalogue(parameters)
     planned = step_traffic(batch, contract)
     # the step also encoded the catalogue
-    assert planned.total == pytest.approx(forward + backward - catalogue_bytes, rel=0.005)
-    recommended = recommendation_traffic(Reading(length), contract)
-    assert recommended.total == pytest.approx(_total(other), rel=0.02)
+    assert planned.total == pytest.approx(_total(meter) - _total(catalogue_meter), rel=0.005)
+    other, meter = framed.framed_link(contract)
+    backbone.behind(StubTrunk(other)).scores(parameters, vectors, [np.arange(4)])
+    assert recommendation_traffic(Reading(length), contract).total == pytest.approx(_total(meter), rel=0.02)
 
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_search_that_reads_every_beam_to_its_end(tmp_path: Path, framed: ModuleType, codec: str) -> None:
     contract = Contract(WIDTH, True, CODECS[codec], 1, Limits())
-    model, link = _client(framed, tmp_path, Kind.DECODER, contract, 1)
+    model, (link, meter) = _model(tmp_path, Kind.DECODER, 1), framed.framed_link(contract)
     split = model.behind(StubTrunk(link))
     split.adapters(AdapterSettings())
     ids = torch.randint(5, 200, (1, 30), generator=torch.Generator().manual_seed(2))
     # a token that is no token ends nothing: all beams go on to the last
     beam_search(split, ids, torch.ones_like(ids), beams=3, max_new_tokens=7, eos=10_000, same_weights=True)
     planned = recommendation_traffic(Reading(prompt=30, title=6, beams=3), contract)
-    assert planned.waits == link.meter.totals()["up"]["read"]["frames"]
-    assert planned.total == pytest.approx(_total(link), rel=0.02)
+    assert planned.waits == meter.totals()["up"]["read"]["frames"]
+    assert planned.total == pytest.approx(_total(meter, {"read", "states", "shift"}), rel=0.02)
 
 
 def test_what_the_method_says_of_large_states() -> None:

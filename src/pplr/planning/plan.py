@@ -13,7 +13,7 @@ from pplr.planning.memory import Memory, client_memory, server_memory, whole_mem
 from pplr.planning.outline import Outline
 from pplr.planning.wire import Traffic, recommendation_traffic, step_traffic
 from pplr.trunk.codecs import Codec
-from pplr.trunk.messages import Contract, Limits
+from pplr.trunk.fields import Contract, Limits
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,9 @@ from torch import Tensor
 
 from pplr.models.causal.interface import Sight
 from pplr.planning.batch import Batch, Reading
+from pplr.trunk.fields import BackwardFields, Contract, PassFields, ReadFields, ReadingFields, ShiftFields, StepFields
 from pplr.trunk.frames import Frame, Kind, encoded
-from pplr.trunk.messages import (
-    BackwardFields,
-    Contract,
-    PassFields,
-    ReadFields,
-    ReadingFields,
-    ShiftFields,
-    StepFields,
-    plain_tensors,
-    read_tensors,
-    state_tensors,
-)
+from pplr.trunk.payload import plain_tensors, read_tensors, state_tensors
 from pplr.trunk.work import States
 
 _NUMBER = 1000
@@ -94,14 +84,9 @@ def recommendation_traffic(reading: Reading, contract: Contract) -> Traffic:
 
 def _read(new: int, every: int, reading: Reading, contract: Contract) -> Frame:
     tree = every > new
-    seen = torch.ones(1, reading.prompt, dtype=torch.bool)
-    sight = Sight(seen)
+    sight = Sight(seen=torch.ones(1, every, dtype=torch.bool))
     if tree:
-        sight = Sight(
-            torch.ones(1, every, dtype=torch.bool),
-            torch.ones(1, 1, new, every, dtype=torch.bool),
-            torch.zeros(1, every, dtype=torch.long),
-        )
+        sight = Sight(full=torch.ones(1, 1, new, every, dtype=torch.bool), keys=torch.zeros(1, every, dtype=torch.long))
     fields = ReadFields(
         reading=1, room=8 * reading.beams, adapted=True, best=True, rows=1, new=new, all=every, full=tree
     )
