@@ -40,7 +40,7 @@ from pplr.planning import Asked, Speeds, outline, plan_of
 from pplr.planning.document import as_document
 from pplr.planning.memory import USERS
 from pplr.planning.speed import matmul_rate
-from pplr.training import Place, train_locally
+from pplr.training import Place, TrainingSettings, train_locally
 from pplr.trunk.codecs import codec
 from pplr.trunk.fields import Contract, Limits
 from pplr.trunk.rows import ServerRows
@@ -72,6 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
         client, server = _measured(given, f"client:{bottom}"), _measured(given, f"server:{bottom}")
         choices.append({"bottom": bottom, "client": client, "server": server, "planned": plan["choices"][bottom]})
         print(f"k = {bottom}: client {client['peak_bytes'] / 1e6:.0f} MB", flush=True)
+    other = [*given, "--batch-tokens", str(TrainingSettings().batch_tokens)]
+    usual = {what: _measured(other, what)["peak_bytes"] for what in ("whole", f"client:{SMALL}")}
     small = next((choice for choice in choices if choice["bottom"] == SMALL), choices[0])
     figures: dict[str, Any] = {
         "data": data_name(options),
@@ -85,6 +87,8 @@ def main(arguments: list[str] | None = None) -> None:
         "choices": choices,
         "small_bottom": small["bottom"],
         "client_share": small["client"]["peak_bytes"] / whole["peak_bytes"],
+        "usual_batch_tokens": TrainingSettings().batch_tokens,
+        "usual_peak_bytes": {what.partition(":")[0]: size for what, size in usual.items()},
         "targets": MOST,
     }
     if not options.no_large:

@@ -167,7 +167,7 @@ def _plan_measured(r: Result) -> str:
     def pair(measured: float, planned: float, form: str) -> str:
         return f"{measured:{form}} ({planned:{form}})"
 
-    whole = r["whole"]
+    whole, usual = r["whole"], r["usual_peak_bytes"]
     rows = []
     for choice in r["choices"]:
         client, server, planned = choice["client"], choice["server"], choice["planned"]
@@ -200,7 +200,9 @@ def _plan_measured(r: Result) -> str:
         f"{r['batch_tokens']:,} tokens, {r['examples']} examples of {r['data']}. Each process is a fresh one: a client "
         "with bottom and top, whose frames are written, counted and come back unchanged; a server with the trunk; the "
         f"whole model. A client with k = {r['small_bottom']} takes **{_percent(r['client_share'])}** of the memory of the "
-        f"whole model's process; {r['runtime_bytes'] / 1e6:,.0f} MB of either are Python and its libraries. A plan "
+        f"whole model's process; {r['runtime_bytes'] / 1e6:,.0f} MB of either are Python and its libraries, so with smaller "
+        f"batches the share is larger: {_percent(usual['client'] / usual['whole'])} at {r['usual_batch_tokens']:,} tokens "
+        f"({usual['client'] / 1e6:,.0f} of {usual['whole'] / 1e6:,.0f} MB). A plan "
         "counts full batches of equal texts, so it foretells more bytes a step than batches of mixed lengths have.\n\n"
         + _table([*head, "client (s)", "server (s)"], rows)
     )
