@@ -141,7 +141,9 @@ def test_memory_of_one_federation(script, capsys, tmp_path, data_options, model_
     small = ["--model", str(model_folder), "--examples", "2", "--rounds", "1", "--output", str(tmp_path / "r.json")]
     script("memory").main([*data_options, *small, "--threads", "1", "--worker", "2"])
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert printed["peak_bytes"] >= 0.99 * printed["loaded_bytes"] > printed["row_bytes"] > 0  # pages count a little late
+    assert (
+        printed["peak_bytes"] >= 0.99 * printed["loaded_bytes"] > printed["row_bytes"] > 0
+    )  # pages count a little late
 
 
 def test_engine_overhead_is_what_is_left(script, tmp_path, data_options, model_folder):

@@ -11,6 +11,7 @@ import numpy as np
 from pplr.config import Config
 from pplr.data import load
 from pplr.data.dataset import Catalogue, Ints
+from pplr.errors import DataError
 from pplr.models.examples import next_items
 from pplr.models.hub.load import load_tokenizer
 from pplr.models.hub.registry import Kind
@@ -55,7 +56,10 @@ def typical_lengths(config: Config, model: str, folder: Path, kind: Kind) -> Len
             return Lengths(_history(settings, dataset.catalogue, tokenizer, chosen), 0, 0)
         if chosen and isinstance(settings, GenerativeSettings):
             return _prompts(settings, dataset.catalogue, tokenizer, chosen, targets[drawn])
-    raise ValueError("There is nothing to measure.")
+    raise DataError(
+        "The configuration makes no training examples of its data, so there are no lengths to measure. Say them with "
+        "--prompt-tokens, --common-tokens and --title-tokens."
+    )
 
 
 def _prompts(
