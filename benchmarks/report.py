@@ -163,6 +163,60 @@ def _beam_search(r: Result) -> str:
     )
 
 
+def _plan_measured(r: Result) -> str:
+    def pair(measured: float, planned: float, form: str) -> str:
+        return f"{measured:{form}} ({planned:{form}})"
+
+    whole, usual = r["whole"], r["usual_peak_bytes"]
+    rows = []
+    for choice in r["choices"]:
+        client, server, planned = choice["client"], choice["server"], choice["planned"]
+        time = planned["step_seconds"]
+        rows.append(
+            [
+                str(choice["bottom"]),
+                pair(client["weights_bytes"] / 1e6, planned["client"]["memory"]["weights"] / 1e6, ",.0f"),
+                pair(client["peak_bytes"] / 1e6, planned["client"]["memory"]["total"] / 1e6, ",.0f"),
+                pair(server["peak_bytes"] / 1e6, planned["server"]["memory"]["total"] / 1e6, ",.0f"),
+                pair(client["step_bytes"] / 1e6, planned["step_bytes"]["total"] / 1e6, ".2f"),
+                pair(client["step_seconds"], time["client"], ".2f"),
+                pair(server["step_seconds"], time["server"], ".2f"),
+            ]
+        )
+    rows.append(
+        [
+            "all",
+            pair(whole["weights_bytes"] / 1e6, whole["planned"]["memory"]["weights"] / 1e6, ",.0f"),
+            pair(whole["peak_bytes"] / 1e6, whole["planned"]["memory"]["total"] / 1e6, ",.0f"),
+            "",
+            "",
+            pair(whole["step_seconds"], whole["planned"]["seconds"], ".2f"),
+            "",
+        ]
+    )
+    head = ["k", "client's weights (MB)", "client's peak (MB)", "server's peak (MB)", "bytes a step (MB)"]
+    text = (
+        f"What `pplr plan` foretells stands in brackets behind what was measured: {r['model']}, {r['codec']}, batches of "
+        f"{r['batch_tokens']:,} tokens, {r['examples']} examples of {r['data']}. Each process is a fresh one: a client "
+        "with bottom and top, whose frames are written, counted and come back unchanged; a server with the trunk; the "
+        f"whole model. A client with k = {r['small_bottom']} takes **{_percent(r['client_share'])}** of the memory of the "
+        f"whole model's process; {r['runtime_bytes'] / 1e6:,.0f} MB of either are Python and its libraries, so with smaller "
+        f"batches the share is larger: {_percent(usual['client'] / usual['whole'])} at {r['usual_batch_tokens']:,} tokens "
+        f"({usual['client'] / 1e6:,.0f} of {usual['whole'] / 1e6:,.0f} MB). A plan "
+        "counts full batches of equal texts, so it foretells more bytes a step than batches of mixed lengths have.\n\n"
+        + _table([*head, "client (s)", "server (s)"], rows)
+    )
+    if "large" not in r:
+        return text
+    large = r["large"]
+    return text + (
+        f"\nOf a 7B-class Llama ({large['weights_bytes'] / 1e9:.1f} GB in {large['dtype']}) a client with k = "
+        f"{r['small_bottom']} loads {large['read_bytes'] / 1e9:.2f} GB, **{_percent(r['large_share'])}** of the weights "
+        f"(planned: {large['planned_bytes'] / 1e9:.2f} GB); its process grows from {large['runtime_bytes'] / 1e6:,.0f} to "
+        f"{large['peak_bytes'] / 1e6:,.0f} MB.\n"
+    )
+
+
 def _paper_scale(r: Result) -> str:
     names = list(r["examples"])
     rows = [["0", "", *(f"{r['validation_loss_before'][name]:.3f}" for name in names)]]
@@ -238,6 +292,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "engine_overhead": ("Overhead of the engine", _engine_overhead),
     "aggregation": ("Comparing and mixing many clients", _aggregation),
     "beam_search": ("Catalogue-constrained beam search", _beam_search),
+    "plan_measured": ("What a plan foretells, and what was measured", _plan_measured),
     "paper_scale": ("Training at the paper's scale", _paper_scale),
     "hidden_states": ("Reading histories from hidden states", _hidden_states),
 }
@@ -247,6 +302,7 @@ TARGETS: dict[str, tuple[str, str, float, bool]] = {
     "engine_overhead": ("share of a round outside training and evaluation", "overhead_share", 0.03, False),
     "aggregation": ("time of aggregation against two bare products", "ratio", 1.3, False),
     "beam_search": ("beam search against transformers", "ratio", 4.0, True),
+    "plan_measured": ("memory of a client with k = 2 against the whole model's process", "client_share", 0.45, False),
 }
 
 

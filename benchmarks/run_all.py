@@ -56,6 +56,7 @@ def planned(games: Path | None, work: Path, *, slow: bool) -> dict[str, list[str
         "beam_search": files,
         "memory": data,
         "engine_overhead": [],
+        "plan_measured": data,
         "sequence_speed": [],
         "demo_quality": ["--work", str(work / "demo-quality")],
     }

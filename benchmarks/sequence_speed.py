@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from matmul_peak import best, matmul_rate
 from pplr.config import Config, parse_config
 from pplr.federation.events import ignore
 from pplr.models.sequence import ItemSequences, SequenceBackbone
+from pplr.planning.speed import best, matmul_rate
 from pplr.training import LocalResult, Place, train_locally
 from pplr.wiring import prepare
 from result_file import summary, write_result

@@ -12,6 +12,12 @@ import pytest
 import torch
 
 import tiny
+from pplr.models.hub import Kind
+from pplr.models.hub.parts import load_parts
+from pplr.models.hub.resolver import ModelFiles
+from pplr.models.lora import AdapterSettings
+from pplr.models.parts import Cut, Which
+from pplr.planning import outline
 from whole_runs import configuration
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
@@ -21,6 +27,14 @@ SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     tiny.decoder("llama").save_pretrained(folder)
+    tiny.byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_decoder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("decoder")
+    tiny.decoder("llama", num_hidden_layers=4).save_pretrained(folder)
     tiny.byte_tokenizer().save_pretrained(folder)
     return folder
 
@@ -62,14 +76,48 @@ def test_training_throughput_compares_the_same_task(script, tmp_path, data_optio
     assert result["ratio"] == pytest.approx(theirs / ours)
 
 
-def test_flops_are_those_of_a_closed_form(script):
-    flops = script("decoder_flops")
-    model = tiny.decoder("llama")
+def test_useful_flops_are_those_of_a_closed_form(script):
+    pytest.importorskip("peft")
+    useful_flops = script("training_throughput").useful_flops
     attention = 16 * 16 * 2 + 16 * 8 * 2  # queries and output, keys and values
-    shape = flops.DecoderShape.of(model)
-    assert shape == flops.DecoderShape(linear=2 * (attention + 3 * 16 * 24), attention=2 * 16, head=tiny.BYTES * 16)
-    total = shape.training(np.array([3, 5]), logits=4)
-    assert total == 4 * shape.linear * 8 + 6 * shape.attention * 34 + 4 * shape.head * 4
+    linear = 2 * (attention + 3 * 16 * 24)
+    total = useful_flops(tiny.decoder("llama"), np.array([3, 5]), logits=4)
+    assert total == 4 * linear * 8 + 6 * (2 * 16) * 34 + 4 * (tiny.BYTES * 16) * 4
+
+
+def test_a_plan_is_measured_on_a_client_a_server_and_the_whole(script, capsys, tmp_path, data_options, tiny_decoder):
+    options = ["--model", str(tiny_decoder), "--examples", "6", "--users", "2", "--server-steps", "2", "--threads", "1"]
+    options += [*data_options, "--output", str(tmp_path / "r.json"), "--batch-tokens", "400", "--worker"]
+    found = {}
+    for worker in ("whole", "client:1", "server:1"):
+        script("plan_measured").main([*options, worker])
+        found[worker] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    whole, client, server = found.values()
+    assert 0 < client["weights_bytes"] < whole["weights_bytes"]
+    assert client["steps"] == whole["steps"]
+    sent = client["traffic"]["up"]
+    assert sent["forward"]["frames"] == sent["backward"]["frames"] == sent["step"]["frames"] == client["steps"]
+    assert client["step_bytes"] > 4 * 16 * 2 * client["tokens"] / client["steps"] / 2
+    for process in found.values():
+        assert process["peak_bytes"] >= 0.99 * process["loaded_bytes"] > 10**8  # Linux counts pages a little late
+        assert process["step_seconds"] > 0
+    assert server["tokens_per_step"] > 0
+
+
+def test_a_sparse_model_is_planned_and_loaded_in_part(script, tmp_path):
+    module = script("sparse_model")
+    config = module.llama_7b()
+    config.update({"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 6, "vocab_size": 500})
+    config.update({"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16})
+    module.SHARD_BYTES = 100_000
+    total = module.write_sparse(config, tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    assert sum(path.stat().st_blocks for path in tmp_path.glob("*.safetensors")) * 512 < total / 2
+    parts = load_parts(ModelFiles("m", tmp_path, Kind.DECODER, ""), Cut(2), *Which, dtype=torch.bfloat16)
+    sizes = [sum(p.nbytes for p in part.module.parameters()) for part in parts]
+    assert sum(sizes) == total
+    found = outline(tmp_path, Kind.DECODER, AdapterSettings())
+    assert 2 * found.client_parameters(Cut(2)) == sizes[0] + sizes[2]
 
 
 def test_aggregation_equals_the_bare_products(script, tmp_path):
@@ -94,7 +142,9 @@ def test_memory_of_one_federation(script, capsys, tmp_path, data_options, model_
     small = ["--model", str(model_folder), "--examples", "2", "--rounds", "1", "--output", str(tmp_path / "r.json")]
     script("memory").main([*data_options, *small, "--threads", "1", "--worker", "2"])
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert printed["peak_bytes"] >= printed["loaded_bytes"] > printed["row_bytes"] > 0
+    assert (
+        printed["peak_bytes"] >= 0.99 * printed["loaded_bytes"] > printed["row_bytes"] > 0
+    )  # pages count a little late
 
 
 def test_engine_overhead_is_what_is_left(script, tmp_path, data_options, model_folder):

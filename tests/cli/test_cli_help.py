@@ -8,7 +8,8 @@ from pplr.cli.app import app
 
 COMMANDS = [
     ["demo"], ["init"], ["run"], ["evaluate"], ["recommend"], ["compare"], ["models", "list"], ["models", "pull"],
-    ["data", "check"], ["doctor"], ["pki", "init"], ["pki", "issue"], ["pki", "revoke"], ["pki", "list"], ["audit", "hidden-states"],
+    ["data", "check"], ["doctor"], ["plan"], ["pki", "init"], ["pki", "issue"], ["pki", "revoke"], ["pki", "list"],
+    ["audit", "hidden-states"], ["trunk", "serve"], ["trunk", "check"],
 ]  # fmt: skip
 
 

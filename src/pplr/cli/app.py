@@ -20,6 +20,7 @@ from pplr.cli import (
     init,
     models,
     pki,
+    plan,
     recommend,
     run,
     trunk,
@@ -65,6 +66,7 @@ app.command("run", rich_help_panel=USE)(run.run)
 app.command("evaluate", rich_help_panel=USE)(evaluate.evaluate)
 app.command("recommend", rich_help_panel=USE)(recommend.recommend)
 app.command("compare", rich_help_panel=USE)(compare.compare)
+app.command("plan", rich_help_panel=CARE)(plan.plan)
 app.add_typer(data.app, name="data", rich_help_panel=CARE)
 app.add_typer(models.app, name="models", rich_help_panel=CARE)
 app.add_typer(pki.app, name="pki", rich_help_panel=CARE)

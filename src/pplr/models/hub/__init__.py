@@ -7,7 +7,7 @@ from pplr.models.hub.cache import cache_folder
 from pplr.models.hub.load import load_base, load_decoder, load_encoder, load_tokenizer, require
 from pplr.models.hub.manifest import Manifest
 from pplr.models.hub.registry import Kind, KnownModel, known
-from pplr.models.hub.resolver import ModelFiles, installed, pull, resolve
+from pplr.models.hub.resolver import ModelFiles, config_folder, installed, pull, resolve
 
 __all__ = [
     "Kind",
@@ -15,6 +15,7 @@ __all__ = [
     "Manifest",
     "ModelFiles",
     "cache_folder",
+    "config_folder",
     "installed",
     "known",
     "load_base",

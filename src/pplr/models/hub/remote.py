@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pplr.errors import ModelError, ModelUnavailable
@@ -50,12 +51,42 @@ def download(repository: str, folder: Path, progress: Callable[[str], None]) -> 
         StorageError: the disk is full.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
     progress(f"Downloading {repository} from the model hub.")
+    with _explained(repository, folder):
+        snapshot = Path(snapshot_download(repository, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+    if not any(snapshot.glob("*.safetensors")):
+        raise ModelError(
+            f"'{repository}' is published without safetensors. Other formats can run any code when they are loaded, so "
+            "pplr does not read them. Choose another model, or save this one elsewhere with save_pretrained and use "
+            "that folder."
+        )
+    for path in sorted(snapshot.iterdir()):
+        if path.is_file():
+            _share(path.resolve(), folder / path.name)
+    return snapshot.name
+
+
+def download_config(repository: str) -> Path:
+    """Return the folder of the hub client's cache that has the config.json of a hub model, fetched where needed.
+
+    Raises:
+        ModelUnavailable, StorageError: as `download`.
+    """
+    from huggingface_hub import constants, hf_hub_download
+
+    with _explained(repository, Path(constants.HF_HUB_CACHE)):
+        return Path(hf_hub_download(repository, "config.json")).parent
+
+
+@contextmanager
+def _explained(repository: str, folder: Path) -> Iterator[None]:
+    """Turn what the hub client raises into a sentence."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
     with quiet_hub():
         try:
-            snapshot = Path(snapshot_download(repository, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+            yield
         except GatedRepoError as error:
             raise ModelUnavailable(
                 f"The model hub gives '{repository}' only to people who accepted its terms. Accept them on the model's "
@@ -70,16 +101,6 @@ def download(repository: str, folder: Path, progress: Callable[[str], None]) -> 
             if storage.says_full(str(error)):
                 raise storage.full(folder, f"downloading {repository}") from error
             raise ModelUnavailable(_unreachable(repository, error)) from error
-    if not any(snapshot.glob("*.safetensors")):
-        raise ModelError(
-            f"'{repository}' is published without safetensors. Other formats can run any code when they are loaded, so "
-            "pplr does not read them. Choose another model, or save this one elsewhere with save_pretrained and use "
-            "that folder."
-        )
-    for path in sorted(snapshot.iterdir()):
-        if path.is_file():
-            _share(path.resolve(), folder / path.name)
-    return snapshot.name
 
 
 def _share(source: Path, target: Path) -> None:

@@ -61,6 +61,25 @@ def resolve(name: str, *, progress: Progress | None = None, terms: Progress | No
     return cached if cached is not None else pull(name, progress=progress, terms=terms)
 
 
+def config_folder(name: str, *, progress: Progress | None = None, terms: Progress | None = None) -> tuple[Path, Kind]:
+    """Return a folder with the config.json of the model `name`, and the model's kind; its weights need not be there.
+
+    Of a hub model that is not in the cache only config.json is fetched; a known model is pulled, as by `resolve`.
+
+    Raises:
+        ModelUnavailable, ModelError, StorageError: as `resolve`.
+    """
+    place = _place(name)
+    if isinstance(place, Path):
+        return place, model_kind(place)
+    folder = cache.model_folder(_key(place))
+    if not folder.is_dir():
+        if not isinstance(place, str):
+            return (found := resolve(name, progress=progress, terms=terms)).path, found.kind
+        folder = remote.download_config(place)
+    return folder, model_kind(folder)
+
+
 def pull(
     name: str,
     *,
