@@ -28,14 +28,14 @@ class Scripted:
         self.targets, self.users = targets or {}, users or {}
         self.asked, self.validated = [], []
 
-    def train(self, tasks, observer) -> Iterator[Update]:
+    def train(self, tasks, observer, seconds=None) -> Iterator[Update]:
         self.asked.append([task.client for task in tasks])
         for task in self.order(tasks) if self.order else tasks:
             row = task.row + self.steps[task.client]
             loss = 1.0 + self.steps[task.client] / 10
             yield Update(task.client, task.round, row, loss, self.targets.get(task.client, 5), 7, {"total": 0.0})
 
-    def evaluate(self, tasks, observer) -> list[Report]:
+    def evaluate(self, tasks, observer, seconds=None) -> list[Report]:
         self.validated.append({task.client: task.row.clone() for task in tasks})
         score = self.scores[tasks[0].round - 1] if self.scores else float(tasks[0].round)
         return [
@@ -79,7 +79,7 @@ def test_patience_counts_rounds_without_a_better_score(scores, patience, ended, 
 
 def test_the_score_is_the_mean_over_users():
     class Uneven(Scripted):
-        def evaluate(self, tasks, observer):
+        def evaluate(self, tasks, observer, seconds=None):
             values = {"a": (0.2, 30), "b": (0.8, 10), "c": (0.9, 0)}
             return [Report(t.client, t.part, 1.0, values[t.client][1], {"ndcg@10": values[t.client][0]}) for t in tasks]
 
@@ -160,8 +160,8 @@ def test_rows_are_taken_into_the_bank_as_they_arrive():
     alive = []
 
     class Watched(Scripted):
-        def train(self, tasks, observer):
-            for update in super().train(tasks, observer):
+        def train(self, tasks, observer, seconds=None):
+            for update in super().train(tasks, observer, seconds):
                 gc.collect()
                 alive.append(sum(reference() is not None for reference in references))
                 references.append(weakref.ref(update.row))

@@ -64,6 +64,21 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Absence:
+    """Instead of an update: a client that could not be asked, failed, or did not answer in time.
+
+    Attributes:
+        client: who.
+        round: of the task that has no answer.
+        reason: why, in a few words.
+    """
+
+    client: str
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class EvaluateTask:
     """Measure a row on held-out events.
 
