@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from pplr.cli import (
     INTERRUPTED,
     compare,
+    coordinator,
     data,
     demo,
     doctor,
@@ -21,6 +22,7 @@ from pplr.cli import (
     pki,
     recommend,
     run,
+    silo,
     trunk,
 )
 from pplr.cli.terminal import say, show_error, silence
@@ -56,7 +58,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-FIRST, USE, CARE = "First steps", "Runs and what to do with them", "Data, models, certificates, this machine"
+FIRST, USE = "First steps", "Runs and what to do with them"
+OVER, CARE = "Federations over a network", "Data, models, this machine"
 
 app.command("demo", rich_help_panel=FIRST)(demo.demo)
 app.command("init", rich_help_panel=FIRST)(init.init)
@@ -64,10 +67,12 @@ app.command("run", rich_help_panel=USE)(run.run)
 app.command("evaluate", rich_help_panel=USE)(evaluate.evaluate)
 app.command("recommend", rich_help_panel=USE)(recommend.recommend)
 app.command("compare", rich_help_panel=USE)(compare.compare)
+app.add_typer(coordinator.app, name="coordinator", rich_help_panel=OVER)
+app.add_typer(silo.app, name="silo", rich_help_panel=OVER)
+app.add_typer(trunk.app, name="trunk", rich_help_panel=OVER)
+app.add_typer(pki.app, name="pki", rich_help_panel=OVER)
 app.add_typer(data.app, name="data", rich_help_panel=CARE)
 app.add_typer(models.app, name="models", rich_help_panel=CARE)
-app.add_typer(pki.app, name="pki", rich_help_panel=CARE)
-app.add_typer(trunk.app, name="trunk", rich_help_panel=CARE)
 app.command("doctor", rich_help_panel=CARE)(doctor.doctor)
 
 

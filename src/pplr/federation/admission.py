@@ -48,5 +48,5 @@ def outlying(lengths: Mapping[str, float], bound: float) -> dict[str, str]:
     return {
         client: f"its update is {value / median:.1f} times as long as the median, and {bound:g} times is the bound"
         for client, value in lengths.items()
-        if 0 < median and value > bound * median
+        if median > 0 and value > bound * median
     }

@@ -109,6 +109,13 @@ class Coordinator:
         waited = done - self.progress.best_round
         return done >= self._settings.rounds or waited >= self._settings.patience
 
+    @property
+    def stopped(self) -> dict[str, Any]:
+        """After which round the run has ended, which was the best, and why it ended: as in metrics.json."""
+        done = len(self.progress.history)
+        reason = "rounds" if done >= self._settings.rounds else "patience"
+        return {"round": done, "best_round": self.progress.best_round, "reason": reason}
+
     def run(self) -> Progress:
         """Run rounds until finished, with a checkpoint after each, and return where the run stands."""
         while not self.finished:
@@ -146,9 +153,7 @@ class Coordinator:
         """The rows before training are needed afterwards: to compare, or to take a row back."""
         return self._strategy.similarity_of == "updates" or self._settings.norm_bound is not None
 
-    def _trained(
-        self, tasks: Sequence[TrainTask], received: Tensor | None
-    ) -> tuple[dict[str, Update], dict[str, str]]:
+    def _trained(self, tasks: Sequence[TrainTask], received: Tensor | None) -> tuple[dict[str, Update], dict[str, str]]:
         """Put the trained rows into the bank as they arrive; return the rest of what clients say, and who is absent.
 
         The bank is the only place that holds the rows of a round: memory grows with the clients once, not twice. An

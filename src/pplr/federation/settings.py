@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -34,6 +35,10 @@ class FederationSettings(BaseModel):
         None,
         gt=1,
         description="Updates longer than so many times the round's median are refused (from three clients); absent: none.",
+    )
+
+    silos: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field(
+        (), description="Names of all silos of a run over a network; the coordinator waits for them before round 1."
     )
 
     @field_validator("participation", mode="before")

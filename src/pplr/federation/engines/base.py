@@ -29,9 +29,7 @@ class Engine(Protocol):
         Rows of tasks that have been answered may change meanwhile: whoever sends a task later sends its own row only.
         """
 
-    def evaluate(
-        self, tasks: Sequence[EvaluateTask], observer: Observer, seconds: float | None = None
-    ) -> list[Report]:
+    def evaluate(self, tasks: Sequence[EvaluateTask], observer: Observer, seconds: float | None = None) -> list[Report]:
         """Return the reports in the order of the tasks; those of clients that do not answer in `seconds` are missing."""
 
     def state(self) -> dict[str, Tensor]:

@@ -38,9 +38,7 @@ class InProcessEngine:
             observer(Event("client_trained", task.round, task.client, data))
             yield update
 
-    def evaluate(
-        self, tasks: Sequence[EvaluateTask], observer: Observer, seconds: float | None = None
-    ) -> list[Report]:
+    def evaluate(self, tasks: Sequence[EvaluateTask], observer: Observer, seconds: float | None = None) -> list[Report]:
         """Return one report per task."""
         reports = []
         for task in tasks:
