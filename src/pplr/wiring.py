@@ -130,7 +130,7 @@ def prepare(config: Config, observer: Observer, silo: str | None = None) -> Part
     if silo is None:
         _check_participation(config, len(owners))
     else:
-        owners = (_owner(owners, silo),)
+        owners = (owner_called(owners, silo),)
     observer(Event("clients_made", data={"sizes": {owner.name: len(owner.users) for owner in owners}}))
     middle = time.perf_counter()
     backbone, files = load_backbone(config, dataset.catalogue, observer)
@@ -149,7 +149,7 @@ def _assignment(dataset: Dataset, config: Config, silo: str | None) -> ClientAss
     return assign_clients(dataset, config.clients, config.seed)
 
 
-def _owner(owners: tuple[ClientData, ...], silo: str) -> ClientData:
+def owner_called(owners: tuple[ClientData, ...], silo: str) -> ClientData:
     """Return the data of one silo.
 
     Raises:

@@ -32,8 +32,10 @@ from pplr.silos.processes import (
     wait_until_reachable,
 )
 from pplr.silos.resident import SOCKET, serve
+from pplr.silos.simulated import SIMULATION
 from pplr.silos.work import SiloWork
 from pplr.storage import make_folder, write_text
+from pplr.wiring import prepare
 
 LOG = logging.getLogger("pplr.silo")
 START_SECONDS = 120.0
@@ -53,9 +55,12 @@ def run_coordinator(
     overwrite: bool = False,
     meet_seconds: float = 600.0,
     simulation: Path | None = None,
+    look_after: Callable[[], None] = lambda: None,
     observer: Observer = ignore,
 ) -> RunResult:
     """Run the rounds over silos that connect to `address`; `simulation` is a file for Ray's workers instead.
+
+    `look_after` is called again and again meanwhile, and may raise.
 
     Raises:
         PplrError: something is wrong; the text says what to do.
@@ -70,13 +75,13 @@ def run_coordinator(
     write_text(work / "config.toml", config_toml(config))
     plan = Plan(str(work), str(work / "config.toml"), str(folder), names, resume, meet_seconds)
     plan.write(work / "plan.json")
-    more = {PLAN: str(work / "plan.json")} | ({} if simulation is None else {"PPLR_SIMULATION": str(simulation)})
+    more = {PLAN: str(work / "plan.json")} | ({} if simulation is None else {SIMULATION: str(simulation)})
     log = work / "superlink.log"
     command = superlink_command(address, security, simulation=simulation is not None)
     with started(command, log, environment(work / "flower", **more)) as superlink:
         wait_until_reachable(address, superlink, log)
         submit(work, address, security, None if simulation is None else len(names))
-        _stand_by(plan, superlink, log, folder / EVENTS, observer)
+        _stand_by(plan, superlink, log, folder / EVENTS, observer, look_after)
     return RunResult(folder, json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
 
 
@@ -89,11 +94,18 @@ def _check(config: Config, names: tuple[str, ...]) -> None:
         raise ConfigError(f"federation.silos names a silo twice: {', '.join(names)}.")
     if config.strategy.pools_data:
         raise ConfigError(
-            f"strategy.kind = {config.strategy.kind!r} pools all data in one place, and silos keep theirs. Choose another."
+            f"strategy.kind = {config.strategy.model_dump()['kind']!r} pools all data in one place, and silos keep theirs. Choose another."
         )
 
 
-def _stand_by(plan: Plan, superlink: subprocess.Popen[bytes], log: Path, events: Path, observer: Observer) -> None:
+def _stand_by(
+    plan: Plan,
+    superlink: subprocess.Popen[bytes],
+    log: Path,
+    events: Path,
+    observer: Observer,
+    look_after: Callable[[], None],
+) -> None:
     """Wait for the end of a run, and show what happens.
 
     Raises:
@@ -103,9 +115,10 @@ def _stand_by(plan: Plan, superlink: subprocess.Popen[bytes], log: Path, events:
     deadline = time.monotonic() + START_SECONDS
     while not plan.ended():
         shown = _show(events, shown, observer)
+        look_after()
         process = plan.process()
         if superlink.poll() is not None or (process is not None and not _alive(process) and not plan.ended()):
-            raise RunError(f"The coordinator's process was killed. Go on with --resume. Flower's log is {log}.")
+            raise RunError(f"The coordinator's process has ended early. Go on with --resume. Flower's log is {log}.")
         if process is None and time.monotonic() > deadline:
             raise RunError(f"The SuperLink did not start the coordinator within {START_SECONDS:g} seconds; see {log}.")
         time.sleep(0.2)
@@ -113,20 +126,14 @@ def _stand_by(plan: Plan, superlink: subprocess.Popen[bytes], log: Path, events:
 
 
 def _alive(process: int) -> bool:
-    """Return whether a process lives; one that has ended, and whose parent has not noticed yet, does not."""
-    try:
-        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return Path("/proc/self").exists() is False and _answers(process)
-    return state != "Z"
-
-
-def _answers(process: int) -> bool:
+    """Return whether a process lives; one that has ended without its parent noticing does not."""
     try:
         os.kill(process, 0)
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except ProcessLookupError:
         return False
-    return True
+    except FileNotFoundError:  # ended just now, or a system without /proc
+        return not Path("/proc/self").exists()
 
 
 def _show(events: Path, start: int, observer: Observer) -> int:
@@ -157,7 +164,7 @@ def run_silo(
         PplrError: configuration, data or model cannot be used; the text says what to do.
     """
     security.check(superlink)
-    work = SiloWork(config, name, state)
+    work = SiloWork(prepare(config, ignore, silo=name), name, state)
     tell(
         f"Silo {name} has {work.announcement.examples:,} training examples. It answers the coordinator at {superlink}."
     )

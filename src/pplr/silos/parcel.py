@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 _LENGTH = 4
 """Bytes of the number in front of a parcel that says how long its head is."""
 LARGEST_HEAD = 16 * 2**20
-"""Bytes; the longest head is that of an announcement, a few kilobytes."""
+"""Bytes; the longest head is that of an announcement, a few kilobytes. What is longer is cut, and no JSON."""
 
 
 @dataclass(frozen=True)
@@ -78,19 +78,17 @@ def opened(head: bytes, row: bytes | Floats | None) -> Parcel:
         RunError: they make none.
     """
     try:
-        if len(head) > LARGEST_HEAD:
-            raise ValueError(f"its head has {len(head):,} bytes")
-        found = json.loads(head)
+        found = json.loads(head[:LARGEST_HEAD])
         kind, fields, has_row = found["kind"], found["fields"], found["row"]
-        if not (isinstance(kind, str) and isinstance(fields, dict) and isinstance(has_row, bool)):
-            raise TypeError("its head says something else than kind, fields and row")
         numbers = np.frombuffer(row, dtype="<f4") if isinstance(row, bytes) else row
-        if numbers is not None and (numbers.dtype != np.float32 or numbers.ndim != 1):
-            raise ValueError(f"its row is {numbers.ndim}-dimensional {numbers.dtype}")
-        if (has_row and numbers is None) or (not has_row and numbers is not None and len(numbers)):
-            raise ValueError("its row is missing, or it has one that its head does not name")
-    except (ValueError, TypeError, KeyError, UnicodeDecodeError, RecursionError) as problem:
+    except (ValueError, TypeError, KeyError, RecursionError) as problem:
         raise RunError(f"A message cannot be read: {problem}.") from problem
+    if not (isinstance(kind, str) and isinstance(fields, dict) and isinstance(has_row, bool)):
+        raise RunError("A message cannot be read: its head says something else than kind, fields and row.")
+    if numbers is not None and (numbers.dtype != np.float32 or numbers.ndim != 1):
+        raise RunError(f"A message cannot be read: its row is {numbers.ndim}-dimensional {numbers.dtype}.")
+    if numbers is None if has_row else numbers is not None and len(numbers):
+        raise RunError("A message cannot be read: its row is missing, or its head does not name it.")
     return Parcel(kind, fields, numbers if has_row else None)
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,9 @@ ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""Flower tells nobody that it runs, asks nobody for newer versions, and installs nothing."""
+"""Flower and Ray tell nobody that they run, ask nobody for newer versions, and install nothing."""
 LOOPBACK = ("127.", "localhost", "[::1]", "::1")
 GRACE_SECONDS = 10.0
 """Between asking a process to end and ending it."""
@@ -140,19 +141,15 @@ def _end_with_parent() -> None:
 def end(process: subprocess.Popen[bytes]) -> None:
     """End a process and all of its group: first asked, then made to."""
     _signal_group(process, signal.SIGTERM)
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        pass
     _signal_group(process, signal.SIGKILL)
     process.wait()
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def superlink_command(address: Address, security: Security, *, simulation: bool = False) -> list[str | Path]:

@@ -32,11 +32,9 @@ def parcel_of(content: RecordDict) -> Parcel:
         head, digest = content.config_records["parcel"]["head"], content.config_records["parcel"]["digest"]
         rows = content.array_records.get("row")
         row = None if rows is None else np.asarray(rows["row"].numpy())
-        if not isinstance(head, bytes):
-            raise TypeError("its head is no bytes")
+        parcel = opened(memoryview(head).tobytes(), row)
     except (KeyError, TypeError, ValueError) as problem:
         raise RunError(f"A message cannot be read: {problem}.") from problem
-    parcel = opened(head, row)
     if parcel.digest != digest:
         raise RunError("A message was changed on its way: its digest is another one.")
     return parcel

@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pplr import __version__
-from pplr.config import Config
 from pplr.data.dataset import Part
 from pplr.errors import PplrError
 from pplr.federation.client import Client
-from pplr.federation.events import Observer, ignore
 from pplr.silos.announcement import Announcement, row_digest, settings_of
 from pplr.silos.codec import (
     evaluate_task,
@@ -21,7 +19,7 @@ from pplr.silos.codec import (
 )
 from pplr.silos.parcel import Floats, Parcel, failure
 from pplr.silos.state import TRAINED, VALIDATED, Moment, SiloState
-from pplr.wiring import Parts, prepare
+from pplr.wiring import Parts, owner_called
 
 
 class SiloWork:
@@ -31,14 +29,14 @@ class SiloWork:
         announcement: what it says of itself.
     """
 
-    def __init__(self, config: Config, name: str, folder: Path, observer: Observer = ignore) -> None:
-        """Load data and model of the silo `name`, whose state is kept in `folder`.
+    def __init__(self, parts: Parts, name: str, folder: Path) -> None:
+        """Work with the data of the silo `name`, which is one of the owners, and keep its state in `folder`.
 
         Raises:
-            PplrError: something is wrong with configuration, data or model; the text says what to do.
+            StorageError: the folder cannot be made.
         """
-        self._parts = prepare(config, observer, silo=name)
-        (self._client,) = self._parts.clients(self._parts.owners)
+        self._parts = parts
+        (self._client,) = parts.clients((owner_called(parts.owners, name),))
         self._state = SiloState(folder)
         self._initial = self._client.state()
         self._examples = self._client.info.size

@@ -10,6 +10,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from pplr.data.dataset import Part
 from pplr.errors import RunError
 from pplr.federation.events import Event, Observer
 from pplr.federation.messages import Absence, ClientInfo, EvaluateTask, Report, TrainTask, Update
@@ -107,10 +108,7 @@ class FlowerEngine:
         reports: dict[str, Report] = {}
         for name, answer in self._exchange(parcels, seconds):
             try:
-                report = report_of(_good(answer))
-                if (report.client, report.part) != (name, parts[name]):
-                    raise RunError("it reports something else than it was asked for")
-                reports[name] = report
+                reports[name] = _expected(report_of(_good(answer)), name, parts[name])
             except RunError as problem:
                 observer(Event("not_measured", tasks[0].round, name, {"reason": str(problem)}))
         return [reports[task.client] for task in tasks if task.client in reports]
@@ -212,6 +210,12 @@ def _content(reply: Message) -> Parcel | str:
         return parcel_of(reply.content)
     except RunError as problem:
         return str(problem)
+
+
+def _expected(report: Report, name: str, part: Part) -> Report:
+    if (report.client, report.part) != (name, part):
+        raise RunError("it reports something else than it was asked for")
+    return report
 
 
 def _good(answer: Parcel | str) -> Parcel:

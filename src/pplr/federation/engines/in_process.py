@@ -69,8 +69,8 @@ class InProcessEngine:
                 f"The checkpoint belongs to other clients than {', '.join(self._clients)}: the data or the "
                 "configuration has changed. Start again without --resume, in a new folder."
             )
-        for name, client in self._clients.items():
-            client.restore(kept[name])
+        for name, tensors in kept.items():
+            self._clients[name].restore(tensors)
 
 
 def _progress(task: TrainTask, observer: Observer) -> Callable[[StepProgress], None]:
