@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -141,7 +141,7 @@ class Coordinator:
         clock.append(time.perf_counter())
         mixing = self._aggregate(number, updates, received)
         clock.append(time.perf_counter())
-        reports = self._validate(number)
+        reports = self._validate(number, absent)
         clock.append(time.perf_counter())
         seconds = dict(zip(("train", "aggregate", "validate"), np.diff(clock).tolist(), strict=True))
         record = self._record(number, updates, absent, reports, mixing, seconds | {"total": clock[-1] - clock[0]})
@@ -234,10 +234,13 @@ class Coordinator:
             products += self._trunk.gram(updates=received is not None)
         return products.numpy()
 
-    def _validate(self, number: int) -> list[Report]:
+    def _validate(self, number: int, absent: Container[str]) -> list[Report]:
         rank = self._select_by != "loss"
         names = self.bank.clients
-        tasks = [EvaluateTask(name, number, Part.VALIDATION, self.bank.row(name), rank) for name in names]
+        tasks = [
+            EvaluateTask(name, number, Part.VALIDATION, self.bank.row(name), rank, trained=name not in absent)
+            for name in names
+        ]
         reports = self._engine.evaluate(tasks, self._observe, self._settings.deadline_seconds)
         for report in reports:
             data: dict[str, Any] = {"loss": report.loss, "improved": report.improved, **report.metrics}

@@ -88,6 +88,7 @@ class EvaluateTask:
         part: validation or test.
         row: [S] the shared row, or None for the best row that the client has kept.
         rank: also rank the catalogue (slow for some backbones); the loss is always measured.
+        trained: False where the round's update did not count: the client goes back to what it remembered before it.
     """
 
     client: str
@@ -95,6 +96,7 @@ class EvaluateTask:
     part: Part
     row: Tensor | None
     rank: bool
+    trained: bool = True
 
 
 @dataclass(frozen=True)

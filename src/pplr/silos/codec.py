@@ -54,6 +54,7 @@ class EvaluateFields(Fields):
     round: Count
     part: Literal["validation", "test"]
     rank: bool
+    trained: bool
     examples: Count
 
 
@@ -125,7 +126,9 @@ def update_of(parcel: Parcel) -> Update:
 def evaluate_parcel(task: EvaluateTask, examples: int) -> Parcel:
     """Return a measuring task as a parcel."""
     part: Literal["validation", "test"] = "test" if task.part is Part.TEST else "validation"
-    fields = EvaluateFields(client=task.client, round=task.round, part=part, rank=task.rank, examples=examples)
+    fields = EvaluateFields(
+        client=task.client, round=task.round, part=part, rank=task.rank, trained=task.trained, examples=examples
+    )
     return Parcel("evaluate", fields.model_dump(), None if task.row is None else numbers(task.row))
 
 
@@ -133,7 +136,8 @@ def evaluate_task(parcel: Parcel) -> tuple[EvaluateTask, int]:
     """Return a measuring task and how many training examples may be used."""
     fields = parsed(parcel, "evaluate", EvaluateFields)
     row = None if parcel.row is None else _row(parcel)
-    return EvaluateTask(fields.client, fields.round, Part[fields.part.upper()], row, fields.rank), fields.examples
+    part = Part[fields.part.upper()]
+    return EvaluateTask(fields.client, fields.round, part, row, fields.rank, fields.trained), fields.examples
 
 
 def report_parcel(report: Report) -> Parcel:

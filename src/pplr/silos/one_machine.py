@@ -73,7 +73,18 @@ def _silos(stack: ExitStack, names: tuple[str, ...], work: Path, address: Addres
     for name in names:
         state = work / "silos" / name
         make_folder(state)
-        words = [sys.executable, "-m", "pplr", "silo", "run", work / "silos.toml", "--name", name, "--state", state]
+        words: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "pplr",
+            "silo",
+            "run",
+            work / "silos.toml",
+            "--name",
+            name,
+            "--state",
+            state,
+        ]
         words += ["--coordinator", str(address), "--insecure"]
         log = state / "silo.log"
         log.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from pplr import run_folder
 from pplr.config import Config, config_toml
 from pplr.errors import ConfigError, RunError
 from pplr.federation.events import Event, Observer, ignore
+from pplr.pki import Identity, Party, Role
 from pplr.run_folder import EVENTS
 from pplr.runner import RunResult
 from pplr.silos.plan import PLAN, Plan
@@ -80,7 +81,7 @@ def run_coordinator(
     command = superlink_command(address, security, simulation=simulation is not None)
     with started(command, log, environment(work / "flower", **more)) as superlink:
         wait_until_reachable(address, superlink, log)
-        submit(work, address, security, None if simulation is None else len(names))
+        submit(work, address, security, names, simulated=simulation is not None)
         _stand_by(plan, superlink, log, folder / EVENTS, observer, look_after)
     return RunResult(folder, json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
 
@@ -164,6 +165,8 @@ def run_silo(
         PplrError: configuration, data or model cannot be used; the text says what to do.
     """
     security.check(superlink)
+    if security.certificates is not None:
+        Party.load(security.certificates, Identity(Role.CLIENT, name))  # rather now than after the model was loaded
     work = SiloWork(prepare(config, ignore, silo=name), name, state)
     tell(
         f"Silo {name} has {work.announcement.examples:,} training examples. It answers the coordinator at {superlink}."
@@ -182,7 +185,8 @@ def _kept_node(name: str, superlink: Address, security: Security, log: Path, env
 
     def keep() -> None:
         while not leaving.is_set():
-            with started(supernode_command(name, superlink, security, free_port()), log, env) as node:
+            command = supernode_command(name, superlink, security, log.parent / "flower", free_port())
+            with started(command, log, env) as node:
                 LOG.info("SuperNode of %s started, process %d", name, node.pid)
                 while node.poll() is None and not leaving.wait(0.5):
                     pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from pplr import __version__
 from pplr.errors import ConfigError, RunError
+from pplr.silos.keys import private_key, public_keys
 from pplr.storage import make_folder, write_text
 
 ENVIRONMENT = {
@@ -162,16 +164,22 @@ def superlink_command(address: Address, security: Security, *, simulation: bool 
         return [*words, "--insecure"]
     own = security.certificates / "coordinator"
     words += ["--ssl-ca-certfile", security.certificates / "ca.pem"]
+    words.append("--enable-supernode-auth")
     return [*words, "--ssl-certfile", own / "certificate.pem", "--ssl-keyfile", own / "key.pem"]
 
 
-def supernode_command(name: str, superlink: Address, security: Security, port: int) -> list[str | Path]:
-    """Return the command of the SuperNode of a silo, whose own interface listens on `port` of loopback."""
+def supernode_command(name: str, superlink: Address, security: Security, home: Path, port: int) -> list[str | Path]:
+    """Return the command of the SuperNode of a silo, whose own interface listens on `port` of loopback.
+
+    Raises:
+        ConfigError: the silo has no certificate.
+    """
     words: list[str | Path] = [BIN / "flower-supernode", "--superlink", str(superlink), "--host", "127.0.0.1"]
     words += ["--port", str(port), "--isolation", "subprocess", "--node-config", f'silo="{name}"']
     if security.certificates is None:
         return [*words, "--insecure"]
-    return [*words, "--root-certificates", security.certificates / "ca.pem"]
+    key = private_key(security.certificates, name, home)
+    return [*words, "--root-certificates", security.certificates / "ca.pem", "--auth-supernode-private-key", key]
 
 
 def free_port() -> int:
@@ -199,30 +207,40 @@ def wait_until_reachable(address: Address, process: subprocess.Popen[bytes], log
     raise RunError(f"The SuperLink does not listen at {address}. Its log is {log}.")
 
 
-def submit(work: Path, address: Address, security: Security, simulated_silos: int | None = None) -> None:
-    """Have the SuperLink start our ServerApp.
+def submit(work: Path, address: Address, security: Security, silos: Sequence[str], *, simulated: bool = False) -> None:
+    """Tell the SuperLink which silos it may let in, and have it start our ServerApp.
 
     Raises:
-        RunError: it does not.
+        ConfigError, RunError: a silo has no valid certificate, or the SuperLink does not obey.
     """
     write_app(work / "app")
     home = work / "flower"
     make_folder(home)
-    trust = (
-        "insecure = true"
-        if security.certificates is None
-        else f'root-certificates = "{security.certificates / "ca.pem"}"'
-    )
+    authority = None if security.certificates is None else security.certificates / "ca.pem"
+    trust = "insecure = true" if authority is None else f"root-certificates = {json.dumps(str(authority))}"
+    host = Address("127.0.0.1", address.port) if address.host in {"0.0.0.0", "::"} else address  # noqa: S104
     write_text(
         home / "config.toml",
-        f'[superlink]\ndefault = "pplr"\n\n[superlink.pplr]\naddress = "{address}"\n{trust}\n',
+        f'[superlink]\ndefault = "pplr"\n\n[superlink.pplr]\naddress = "{host}"\n{trust}\n',
     )
-    words = [str(BIN / "flwr"), "run", str(work / "app"), "pplr", "--format", "json"]
-    if simulated_silos is not None:
-        words += ["--federation-config", f"num-supernodes={simulated_silos}"]
-    done = subprocess.run(words, env=environment(home), capture_output=True, text=True, check=False)
+    if security.certificates is not None:
+        for name, key in public_keys(security.certificates, silos, work / "keys").items():
+            _flwr(home, "supernode", "register", str(key), "pplr", "--name", name)
+    more = ["--federation-config", f"num-supernodes={len(silos)}"] if simulated else []
+    _flwr(home, "run", str(work / "app"), "pplr", *more)
+
+
+def _flwr(home: Path, *words: str) -> None:
+    """Run a command of Flower's own command line.
+
+    Raises:
+        RunError: it fails.
+    """
+    command = [str(BIN / "flwr"), *words, "--format", "json"]
+    done = subprocess.run(command, env=environment(home), capture_output=True, text=True, check=False)
     if done.returncode or '"success": true' not in done.stdout:
-        raise RunError(f"The SuperLink did not take the run: {(done.stdout + done.stderr).strip()[-1_000:]}")
+        said = (done.stdout + done.stderr).strip()[-1_000:]
+        raise RunError(f"The SuperLink did not obey `flwr {' '.join(words[:2])}`: {said}")
 
 
 def write_app(folder: Path) -> None:

@@ -32,9 +32,15 @@ def parcel_of(content: RecordDict) -> Parcel:
         head, digest = content.config_records["parcel"]["head"], content.config_records["parcel"]["digest"]
         rows = content.array_records.get("row")
         row = None if rows is None else np.asarray(rows["row"].numpy())
-        parcel = opened(memoryview(head).tobytes(), row)
+        parcel = opened(_bytes(head), row)
     except (KeyError, TypeError, ValueError) as problem:
         raise RunError(f"A message cannot be read: {problem}.") from problem
     if parcel.digest != digest:
         raise RunError("A message was changed on its way: its digest is another one.")
     return parcel
+
+
+def _bytes(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError(f"its head is {type(value).__name__}, not bytes")
+    return value

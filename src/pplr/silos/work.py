@@ -78,7 +78,7 @@ class SiloWork:
         if task.part is Part.TEST:
             self._go_to((task.round + 1, TRAINED), examples)
             return report_parcel(self._client.evaluate(task))
-        self._go_to((task.round, VALIDATED), examples)
+        self._go_to((task.round, VALIDATED if task.trained else TRAINED), examples)
         report = self._client.evaluate(task)
         self._state.save((task.round, VALIDATED), self._client.state())
         return report_parcel(report)

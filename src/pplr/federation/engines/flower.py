@@ -158,7 +158,8 @@ class FlowerEngine:
 
     def _look_around(self) -> None:
         """Ask nodes that are new for their names, and forget those that have gone."""
-        online = set(self._grid.get_node_ids())
+        keys = {node.node_id: node.name for node in self._grid.get_nodes()}
+        online = set(keys)
         self._seen &= online
         for name in [name for name, node in self._nodes.items() if node not in online]:
             del self._nodes[name]
@@ -176,20 +177,24 @@ class FlowerEngine:
             for reply in self._grid.pull_messages(list(asked)):
                 node_id = asked.pop(reply.metadata.reply_to_message_id, None)
                 if node_id is not None:
-                    self._take_in(node_id, _content(reply))
+                    self._take_in(node_id, _content(reply), keys.get(node_id, ""))
             gone = set(asked.values()) - set(self._grid.get_node_ids())
             asked = {identity: node for identity, node in asked.items() if node not in gone}
             time.sleep(PULL_SECONDS)
 
-    def _take_in(self, node: int, answer: Parcel | str) -> None:
+    def _take_in(self, node: int, answer: Parcel | str, key: str) -> None:
+        """Let a node in as the silo that it says it is; `key` is the name that its key was registered with, or ""."""
         try:
             announced = parsed(_good(answer), "announcement", Announcement)
         except RunError as problem:
             self._observe(Event("node_refused", data={"node": str(node), "reason": str(problem)}))
             return
         self._seen.add(node)
-        unknown = announced.name not in self._silos
-        reason = "it is not among federation.silos" if unknown else self._refused(announced)
+        reason = self._refused(announced)
+        if announced.name not in self._silos:
+            reason = "it is not among federation.silos"
+        elif key and key != announced.name:
+            reason = f"its key is that of {key}"
         if reason is not None:
             self._observe(Event("silo_refused", client=announced.name, data={"reason": reason}))
             return
