@@ -141,6 +141,8 @@ def load_run(folder: Path) -> tuple[Config, dict[str, Tensor]]:
     """
     if not (folder / CONFIG).is_file():
         raise RunError(f"There is no run in {folder}: it has no {CONFIG}. Give the folder that `pplr run` printed.")
+    if run_folder.of_silos(folder):
+        raise RunError(f"The run in {folder} was one over silos: each has its own row, in its state folder.")
     if not (folder / ROWS).is_file() or not (folder / METRICS).is_file():
         raise RunError(
             f"The run in {folder} is not finished. Go on with "

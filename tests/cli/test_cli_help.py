@@ -8,7 +8,7 @@ from pplr.cli.app import app
 
 COMMANDS = [
     ["demo"], ["init"], ["run"], ["evaluate"], ["recommend"], ["compare"], ["models", "list"], ["models", "pull"],
-    ["data", "check"], ["doctor"], ["pki", "init"], ["pki", "issue"], ["pki", "revoke"], ["pki", "list"],
+    ["data", "check"], ["doctor"], ["pki", "init"], ["pki", "issue"], ["pki", "revoke"], ["pki", "list"], ["coordinator", "run"], ["silo", "run"], ["silo", "check"],
 ]  # fmt: skip
 
 

@@ -27,7 +27,9 @@ State = Annotated[
 Superlink = Annotated[str, typer.Option("--coordinator", metavar="HOST:PORT", help="Where the coordinator listens.")]
 Certificates = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Folder of `pplr pki` with ca.pem and the silo's own part.", show_default=False),
+    typer.Option(
+        metavar="DIR", help="Folder of certificates: ca.pem and the own part (`pplr pki`).", show_default=False
+    ),
 ]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Without encryption, on one machine only.")]
 
@@ -65,3 +67,39 @@ def run(
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     trust = security(certificates, insecure=insecure)
     run_silo(load_config(config, overrides or ()), name, state.resolve(), Address.parse(coordinator), trust, tell=say)
+
+
+@app.command("check")
+def check(
+    config: ConfigFile,
+    name: Name,
+    state: State,
+    coordinator: Superlink = "127.0.0.1:8000",
+    certificates: Certificates = None,
+    insecure: Insecure = False,
+    overrides: Overrides = None,
+) -> None:
+    """Find out whether a silo can take part: data, model, certificate, coordinator, clock.
+
+    The coordinator answers while `pplr coordinator run` is waiting for silos, or
+    running. The exit code is 5 where something is wrong.
+
+    Examples:
+      pplr silo check shop.toml --name shop-1 --state state/shop-1 --insecure
+      pplr silo check shop.toml --name shop-1 --state /var/lib/pplr
+          --coordinator rounds.example.org:8000 --certificates certificates
+    """
+    from pplr.config import load_config
+    from pplr.errors import RunError
+    from pplr.silos.check import check_silo
+    from pplr.silos.processes import Address, security
+
+    settings = load_config(config, overrides or ())
+    trust = security(certificates, insecure=insecure)
+    wrong = []
+    for finding in check_silo(settings, name, state.resolve(), Address.parse(coordinator), trust):
+        say(f"{'good' if finding.good else 'WRONG'}  {finding.what}: {finding.text}")
+        wrong += [] if finding.good else [finding.what]
+    if wrong:
+        raise RunError(f"Silo {name} cannot take part yet: {', '.join(wrong)}.")
+    say(f"Silo {name} can take part.")
