@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from pplr.errors import RunError
 from pplr.silos.parcel import Parcel, from_bytes
-from pplr.silos.records import content_of, parcel_of
+from pplr.silos.records import ENCODING, content_of, parcel_of
 
 FIELDS = st.dictionaries(
     st.text(max_size=5), st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-1, 1) | st.text(max_size=5)
@@ -48,7 +48,7 @@ def test_a_changed_number_is_noticed(fields, row, place):
     content = content_of(Parcel("update", fields, row))
     row = row.copy()
     row[place] += 1
-    content["row"] = ArrayRecord({"row": Array(row)})
+    content["row"] = ArrayRecord({"row": Array("float32", row.shape, ENCODING, row.tobytes())})
     with pytest.raises(RunError, match="digest"):
         parcel_of(content)
 

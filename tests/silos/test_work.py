@@ -38,9 +38,10 @@ def validated(silo: SiloWork, number: int, row: torch.Tensor, *, counted: bool =
 
 
 def first(silo: SiloWork) -> torch.Tensor:
-    answer = silo.answer(Parcel("initial", {}))
-    assert row_digest(answer.row.tobytes()) == silo.announcement.initial
-    return codec.tensor(answer.row)
+    layout, row = codec.first_row(silo.answer(Parcel("initial", {})))
+    assert row_digest(row.numpy().tobytes()) == silo.announcement.initial
+    assert (layout.digest, layout.size) == (silo.announcement.layout, silo.announcement.parameters)
+    return row
 
 
 def test_a_repeated_round_repeats_itself_also_in_another_process(files, tmp_path):

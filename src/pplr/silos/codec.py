@@ -13,6 +13,7 @@ from torch import Tensor
 from pplr.data.dataset import Part
 from pplr.errors import RunError
 from pplr.federation.messages import EvaluateTask, Report, TrainTask, Update
+from pplr.models.layout import Layout, ParameterSpec, zeros
 from pplr.silos.parcel import Floats, Parcel
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -160,6 +161,46 @@ def report_of(parcel: Parcel) -> Report:
     loss = math.nan if fields.loss is None else fields.loss
     part = Part[fields.part.upper()]
     return Report(fields.client, part, loss, fields.users, fields.metrics, fields.improved, None, fields.seconds)
+
+
+class Spec(Fields):
+    """A parameter without its first value, which the first row holds: see `ParameterSpec`."""
+
+    name: Annotated[str, Field(min_length=1, max_length=500)]
+    shape: Annotated[list[Annotated[int, Field(ge=0, lt=2**40)]], Field(max_length=8)]
+    private: bool
+    decay: bool
+
+
+class FirstRowFields(Fields):
+    """All parameters of a silo, in the order of a row."""
+
+    specs: Annotated[list[Spec], Field(max_length=1_000_000)]
+
+
+def first_row_parcel(layout: Layout, row: Tensor) -> Parcel:
+    """Return where each parameter stands in a row, and the shared row [S] before the first round, as a parcel."""
+    specs = [
+        Spec(name=spec.name, shape=list(spec.shape), private=spec.private, decay=spec.decay) for spec in layout.specs
+    ]
+    return Parcel("first row", FirstRowFields(specs=specs).model_dump(), numbers(row))
+
+
+def first_row(parcel: Parcel) -> tuple[Layout, Tensor]:
+    """Return where each parameter stands in a row, without their first values, and the first shared row [S].
+
+    Raises:
+        RunError: the row is none of this layout.
+    """
+    specs = parsed(parcel, "first row", FirstRowFields).specs
+    try:
+        layout = Layout([ParameterSpec(one.name, tuple(one.shape), zeros, one.private, one.decay) for one in specs])
+    except ValueError as problem:
+        raise RunError(f"The first row cannot be used: {problem}") from problem
+    row = _row(parcel)
+    if len(row) != layout.shared:
+        raise RunError(f"The first row has {len(row):,} numbers, and {layout.shared:,} parameters are shared.")
+    return layout, row
 
 
 def numbers(row: Tensor) -> Floats:

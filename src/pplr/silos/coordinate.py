@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flwr.serverapp import Grid
+from torch import Tensor
 
 from pplr import run_folder
 from pplr.config import Config, load_config
@@ -20,11 +21,11 @@ from pplr.federation.engines.flower import FlowerEngine
 from pplr.federation.events import Event, EventLog, Observer
 from pplr.federation.messages import EvaluateTask, Report
 from pplr.models.hub import Kind, ModelFiles
+from pplr.models.layout import Layout
 from pplr.run_folder import CHECKPOINTS, EVENTS, METRICS
 from pplr.silos.announcement import Agreement, Announcement, agreed, other_settings, row_digest
-from pplr.silos.codec import tensor
+from pplr.silos.codec import numbers
 from pplr.silos.outcome import assemble
-from pplr.silos.parcel import Floats
 from pplr.silos.plan import Plan
 from pplr.storage import write_text
 from pplr.trunk.access import TrunkAccess
@@ -39,14 +40,16 @@ class Met:
         engine: carries tasks to them.
         common: what they have in common.
         announced: what each says of itself, by name.
-        row: the shared row before the first round.
+        layout: where each parameter stands in a row; without first values.
+        row: [S] the shared row before the first round.
         seconds: how long they took.
     """
 
     engine: FlowerEngine
     common: Agreement
     announced: Mapping[str, Announcement]
-    row: Floats
+    layout: Layout
+    row: Tensor
     seconds: float
 
 
@@ -82,10 +85,11 @@ def meet(config: Config, plan: Plan, grid: Grid, observe: Observer) -> Met:
     announced = dict(engine.announced)
     common = agreed(config, announced.values())
     engine.admit(_refusing(config, common), _examples(config, announced))
-    row = engine.first_row(common.by).row
-    if row is None or row_digest(row.tobytes()) != announced[common.by].initial:
+    layout, row = engine.first_row(common.by)
+    said = announced[common.by]
+    if (row_digest(numbers(row).tobytes()), layout.digest) != (said.initial, said.layout):
         raise RunError(f"Silo {common.by} sends another first row than it has announced. Look at its log.")
-    return Met(engine, common, announced, row, time.perf_counter() - started)
+    return Met(engine, common, announced, layout, row, time.perf_counter() - started)
 
 
 def _refusing(config: Config, common: Agreement) -> Callable[[Announcement], str | None]:
@@ -119,7 +123,7 @@ def _train(config: Config, folder: Path, met: Met, observe: Observer, *, resume:
         met.engine,
         config.strategy,
         config.federation,
-        tensor(met.row),
+        met.row,
         seed=config.seed,
         select_by=met.announced[met.common.by].select_by,
         store=store,

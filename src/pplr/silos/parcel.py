@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,14 +52,19 @@ class Parcel:
     @property
     def digest(self) -> str:
         """SHA-256 of head and row."""
-        found = hashlib.sha256(self.head)
-        found.update(b"" if self.row is None else _little(self.row).tobytes())
-        return found.hexdigest()
+        return digest(self.head, b"" if self.row is None else _little(self.row).tobytes())
 
     def to_bytes(self) -> bytes:
         """Return the parcel as bytes: length of the head, head, row."""
         head = self.head
         return len(head).to_bytes(_LENGTH, "little") + head + (b"" if self.row is None else _little(self.row).tobytes())
+
+
+def digest(head: bytes, row: bytes) -> str:
+    """Return SHA-256 of the bytes of a head and a row."""
+    found = hashlib.sha256(head)
+    found.update(row)
+    return found.hexdigest()
 
 
 def from_bytes(content: bytes) -> Parcel:
@@ -71,22 +77,20 @@ def from_bytes(content: bytes) -> Parcel:
     return opened(content[_LENGTH:end], content[end:])
 
 
-def opened(head: bytes, row: bytes | Floats | None) -> Parcel:
-    """Return the parcel of a head and the bytes or numbers of a row.
+def opened(head: bytes, row: bytes | None) -> Parcel:
+    """Return the parcel of a head and the bytes of a row.
 
     Raises:
         RunError: they make none.
     """
     try:
-        found = json.loads(head[:LARGEST_HEAD])
+        found = json.loads(head[:LARGEST_HEAD], parse_float=_finite, parse_constant=_finite)
         kind, fields, has_row = found["kind"], found["fields"], found["row"]
-        numbers = np.frombuffer(row, dtype="<f4") if isinstance(row, bytes) else row
+        numbers = None if row is None else np.frombuffer(row, dtype="<f4")
     except (ValueError, TypeError, KeyError, RecursionError) as problem:
         raise RunError(f"A message cannot be read: {problem}.") from problem
     if not (isinstance(kind, str) and isinstance(fields, dict) and isinstance(has_row, bool)):
         raise RunError("A message cannot be read: its head says something else than kind, fields and row.")
-    if numbers is not None and (numbers.dtype != np.float32 or numbers.ndim != 1):
-        raise RunError(f"A message cannot be read: its row is {numbers.ndim}-dimensional {numbers.dtype}.")
     if numbers is None if has_row else numbers is not None and len(numbers):
         raise RunError("A message cannot be read: its row is missing, or its head does not name it.")
     return Parcel(kind, fields, numbers if has_row else None)
@@ -95,6 +99,13 @@ def opened(head: bytes, row: bytes | Floats | None) -> Parcel:
 def failure(reason: str) -> Parcel:
     """Return the answer of a silo that cannot do what it was asked."""
     return Parcel("failure", {"reason": reason})
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return value
 
 
 def _little(row: Floats) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from pplr.federation.client import Client
 from pplr.silos.announcement import Announcement, row_digest, settings_of
 from pplr.silos.codec import (
     evaluate_task,
+    first_row_parcel,
     numbers,
     report_parcel,
     train_task,
@@ -62,7 +63,8 @@ class SiloWork:
         return Parcel("announcement", self.announcement.model_dump())
 
     def _first_row(self, asked: Parcel) -> Parcel:
-        return Parcel("first row", {}, _shared_initial(self._parts))
+        layout = self._parts.backbone.layout
+        return first_row_parcel(layout, layout.initial_row(self._parts.config.seed)[: layout.shared])
 
     def _train(self, asked: Parcel) -> Parcel:
         task, examples = train_task(asked)

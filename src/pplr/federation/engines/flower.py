@@ -14,8 +14,9 @@ from pplr.data.dataset import Part
 from pplr.errors import RunError
 from pplr.federation.events import Event, Observer
 from pplr.federation.messages import Absence, ClientInfo, EvaluateTask, Report, TrainTask, Update
+from pplr.models.layout import Layout
 from pplr.silos.announcement import Announcement
-from pplr.silos.codec import evaluate_parcel, parsed, report_of, train_parcel, update_of
+from pplr.silos.codec import evaluate_parcel, first_row, parsed, report_of, train_parcel, update_of
 from pplr.silos.parcel import Parcel
 from pplr.silos.records import MESSAGE_TYPES, content_of, parcel_of
 
@@ -71,16 +72,14 @@ class FlowerEngine:
         self._refused = refused
         self._sizes = dict(examples)
 
-    def first_row(self, silo: str) -> Parcel:
-        """Return the shared row before the first round, as a silo has it.
+    def first_row(self, silo: str) -> tuple[Layout, Tensor]:
+        """Return a silo's layout and the shared row [S] before the first round.
 
         Raises:
             RunError: it does not answer.
         """
         for _, answer in self._exchange({silo: Parcel("initial", {})}, ANNOUNCE_SECONDS):
-            if isinstance(answer, Parcel):
-                return answer
-            raise RunError(f"Silo {silo} cannot give its first row: {answer}.")
+            return first_row(_good(answer))
         raise RunError(f"Silo {silo} does not answer.")
 
     def train(
