@@ -98,3 +98,20 @@ def test_an_announcement_travels(files, tmp_path):
     assert codec.parsed(silo.answer(Parcel("announce", {})), "announcement", Announcement) == silo.announcement
     assert silo.announcement.users == 20
     assert np.isfinite(silo.announcement.examples)
+
+
+def test_a_finished_run_leaves_the_silo_its_own_result(files, tmp_path):
+    import polars as pl
+    from safetensors.torch import load_file
+
+    silo = work(files, tmp_path / "state")
+    row = trained(silo, 1, first(silo)).row
+    validated(silo, 1, row)
+    test = EvaluateTask("shop-1", 1, Part.TEST, None, True)
+    report = codec.report_of(silo.answer(codec.evaluate_parcel(test, 10**9)))
+    table = pl.read_parquet(tmp_path / "state" / "result" / "per_user.parquet")
+    assert table["client"].unique().to_list() == ["shop-1"]
+    assert table["ndcg@10"].mean() == pytest.approx(report.metrics["ndcg@10"])
+    kept = load_file(tmp_path / "state" / "result" / "rows.safetensors")
+    assert torch.equal(kept["shop-1"][: len(row)], row)
+    assert (tmp_path / "state" / "result" / "adapters" / "shop-1").is_dir()

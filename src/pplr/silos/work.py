@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,6 +10,10 @@ from pplr import __version__
 from pplr.data.dataset import Part
 from pplr.errors import PplrError
 from pplr.federation.client import Client
+from pplr.federation.messages import Report
+from pplr.results import Outcome, per_user_table
+from pplr.run_folder import PER_USER
+from pplr.runner import save_rows
 from pplr.silos.announcement import Announcement, row_digest, settings_of
 from pplr.silos.codec import (
     evaluate_task,
@@ -20,7 +25,11 @@ from pplr.silos.codec import (
 )
 from pplr.silos.parcel import Floats, Parcel, failure
 from pplr.silos.state import TRAINED, VALIDATED, Moment, SiloState
+from pplr.storage import make_folder, write_bytes
 from pplr.wiring import Parts, owner_called
+
+RESULT = "result"
+"""Folder of what a silo has of a finished run, in its state folder."""
 
 
 class SiloWork:
@@ -38,6 +47,7 @@ class SiloWork:
         """
         self._parts = parts
         (self._client,) = parts.clients((owner_called(parts.owners, name),))
+        self._folder = folder
         self._state = SiloState(folder)
         self._initial = self._client.state()
         self._examples = self._client.info.size
@@ -79,11 +89,23 @@ class SiloWork:
         task, examples = evaluate_task(asked)
         if task.part is Part.TEST:
             self._go_to((task.round + 1, TRAINED), examples)
-            return report_parcel(self._client.evaluate(task))
+            report = self._client.evaluate(task)
+            self._keep_result(report)
+            return report_parcel(report)
         self._go_to((task.round, VALIDATED if task.trained else TRAINED), examples)
         report = self._client.evaluate(task)
         self._state.save((task.round, VALIDATED), self._client.state())
         return report_parcel(report)
+
+    def _keep_result(self, report: Report) -> None:
+        """Write what is the silo's own of a finished run: its best row, also as an adapter, and figures of its users."""
+        folder = self._folder / RESULT
+        make_folder(folder)
+        save_rows(folder, self._parts, {self.announcement.name: self._client.best_row()})
+        outcome = Outcome({self.announcement.name: report}, {self.announcement.name: self._client.info.size}, {}, {})
+        table = io.BytesIO()
+        per_user_table(self._parts, outcome).write_parquet(table)
+        write_bytes(folder / PER_USER, table.getvalue())
 
     def _go_to(self, moment: Moment, examples: int) -> None:
         """Bring the client to where it was before a moment of the run; before round 1 it remembers nothing."""
