@@ -53,6 +53,13 @@ def test_a_changed_number_is_noticed(fields, row, place):
         parcel_of(content)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "-1e400"])
+def test_numbers_that_are_not_finite_are_refused(number):
+    head = f'{{"kind": "update", "fields": {{"loss": {number}}}, "row": false}}'.encode()
+    with pytest.raises(RunError, match="finite"):
+        from_bytes(len(head).to_bytes(4, "little") + head)
+
+
 HEAD = json.dumps({"kind": "update", "fields": {}, "row": True}).encode()
 
 

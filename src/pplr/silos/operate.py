@@ -93,6 +93,11 @@ def _check(config: Config, names: tuple[str, ...]) -> None:
         )
     if len(set(names)) < len(names):
         raise ConfigError(f"federation.silos names a silo twice: {', '.join(names)}.")
+    wanted = config.federation.participation
+    if isinstance(wanted, int) and wanted > len(names):
+        raise ConfigError(
+            f"federation.participation = {wanted}, but there are {len(names)} silos. Give a lower number."
+        )
     if config.strategy.pools_data:
         raise ConfigError(
             f"strategy.kind = {config.strategy.model_dump()['kind']!r} pools all data in one place, and silos keep theirs. Choose another."

@@ -7,10 +7,12 @@ silo's own user may enter, so that nothing is loaded twice, and a process that i
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
+from queue import SimpleQueue
 
 from pplr.errors import RunError
 from pplr.silos.parcel import Parcel, from_bytes
@@ -20,27 +22,51 @@ SOCKET = "PPLR_SILO_SOCKET"
 LOG = logging.getLogger("pplr.silo")
 
 
+QUICK = frozenset({"announce", "initial"})
+"""What is answered at once, also while the silo trains: a node that comes back must say its name."""
+
+_Asked = tuple[Connection, Parcel]
+
+
 def serve(address: Path, answer: Callable[[Parcel], Parcel]) -> None:
-    """Answer parcels one after the other, for ever; each one that leaves is logged with its kind, bytes and digest."""
+    """Answer parcels one after the other, for ever; each one that leaves is logged with its kind, bytes and digest.
+
+    The work is done in the thread that calls this, whose number of threads torch has been told.
+    """
+    waiting: SimpleQueue[_Asked] = SimpleQueue()
     with Listener(str(address), family="AF_UNIX", backlog=16) as listener:
+        threading.Thread(target=_receive, args=(listener, answer, waiting), daemon=True).start()
         while True:
-            with listener.accept() as connection:
-                _answer_one(connection, answer)
+            _answer_one(*waiting.get(), answer)
 
 
-def _answer_one(connection: Connection, answer: Callable[[Parcel], Parcel]) -> None:
-    """Answer what one process asks; where it died meanwhile, nothing is lost but its answer."""
-    try:
-        asked = from_bytes(connection.recv_bytes())
+def _receive(listener: Listener, answer: Callable[[Parcel], Parcel], waiting: SimpleQueue[_Asked]) -> None:
+    while True:
+        connection = listener.accept()
+        try:
+            asked = from_bytes(connection.recv_bytes())
+        except (OSError, EOFError, RunError) as problem:
+            LOG.warning("refused a message: %s", problem or "whoever sent it has ended")
+            connection.close()
+            continue
         LOG.info("in   %s", _words(asked))
-        started = time.monotonic()
-        reply = answer(asked)
+        if asked.kind in QUICK:
+            _answer_one(connection, asked, answer)
+        else:
+            waiting.put((connection, asked))
+
+
+def _answer_one(connection: Connection, asked: Parcel, answer: Callable[[Parcel], Parcel]) -> None:
+    """Answer what one process asks; where it died meanwhile, nothing is lost but its answer."""
+    started = time.monotonic()
+    reply = answer(asked)
+    try:
         connection.send_bytes(reply.to_bytes())
         LOG.info("out  %s after %.1f s", _words(reply), time.monotonic() - started)
-    except (OSError, EOFError) as problem:
-        LOG.warning("lost a message on its way to Flower's process: %s", problem or "it has ended")
-    except RunError as problem:
-        LOG.warning("refused: %s", problem)
+    except OSError as problem:
+        LOG.warning("%s is lost: Flower's process has ended (%s)", _words(reply), problem)
+    finally:
+        connection.close()
 
 
 def ask(address: str, parcel: Parcel) -> Parcel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -26,8 +27,10 @@ PULL_SECONDS = 0.2
 """Between two looks for answers."""
 RECONNECT_SECONDS = 60.0
 """A silo that is away when it is to be asked is waited for so long: its node may be starting again."""
-ANNOUNCE_SECONDS = 300.0
-"""A node that does not say its name within this time is asked again later."""
+AGAIN_SECONDS = 30.0
+"""A node that cannot say its name is asked again after so long."""
+FIRST_ROW_SECONDS = 300.0
+"""A silo sends its first row within this time."""
 
 
 class FlowerEngine:
@@ -43,7 +46,8 @@ class FlowerEngine:
         self._silos = tuple(sorted(silos))
         self._observe = observer
         self._nodes: dict[str, int] = {}
-        self._seen: set[int] = set()
+        self._known: dict[int, float] = {}  # node -> when it may be asked for its name again
+        self._asked: dict[str, int] = {}
         self._refused: Callable[[Announcement], str | None] = lambda announced: None
         self._sizes: dict[str, int] = {}
         self.announced: dict[str, Announcement] = {}
@@ -78,7 +82,7 @@ class FlowerEngine:
         Raises:
             RunError: it does not answer.
         """
-        for _, answer in self._exchange({silo: Parcel("initial", {})}, ANNOUNCE_SECONDS):
+        for _, answer in self._exchange({silo: Parcel("initial", {})}, FIRST_ROW_SECONDS):
             return first_row(_good(answer))
         raise RunError(f"Silo {silo} does not answer.")
 
@@ -153,42 +157,37 @@ class FlowerEngine:
             missing = [name for name in silos if name not in self._nodes]
             if not missing or time.monotonic() > deadline:
                 return missing
-            time.sleep(1.0)
-
-    def _look_around(self) -> None:
-        """Ask nodes that are new for their names, and forget those that have gone."""
-        keys = {node.node_id: node.name for node in self._grid.get_nodes()}
-        online = set(keys)
-        self._seen &= online
-        for name in [name for name, node in self._nodes.items() if node not in online]:
-            del self._nodes[name]
-            self._observe(Event("silo_left", client=name))
-        new = online - self._seen
-        if not new:
-            return
-        asked = {}
-        for node in sorted(new):
-            message = Message(content_of(Parcel("announce", {})), node, "query", ttl=ANNOUNCE_SECONDS)
-            (identity,) = self._grid.push_messages([message])
-            asked[identity] = node
-        deadline = time.monotonic() + ANNOUNCE_SECONDS
-        while asked and time.monotonic() < deadline:
-            for reply in self._grid.pull_messages(list(asked)):
-                node_id = asked.pop(reply.metadata.reply_to_message_id, None)
-                if node_id is not None:
-                    self._take_in(node_id, _content(reply), keys.get(node_id, ""))
-            gone = set(asked.values()) - set(self._grid.get_node_ids())
-            asked = {identity: node for identity, node in asked.items() if node not in gone}
             time.sleep(PULL_SECONDS)
 
-    def _take_in(self, node: int, answer: Parcel | str, key: str) -> None:
-        """Let a node in as the silo that it says it is; `key` is the name that its key was registered with, or ""."""
+    def _look_around(self) -> None:
+        """Ask nodes that are new for their names, take in those that have answered, and forget those that have gone."""
+        keys = {node.node_id: node.name for node in self._grid.get_nodes()}
+        now = time.monotonic()
+        self._known = {node: until for node, until in self._known.items() if node in keys and until > now}
+        self._asked = {identity: node for identity, node in self._asked.items() if node in keys}
+        for name in [name for name, node in self._nodes.items() if node not in keys]:
+            del self._nodes[name]
+            self._observe(Event("silo_left", client=name))
+        for node in sorted(keys.keys() - self._known.keys() - set(self._asked.values())):
+            message = Message(content_of(Parcel("announce", {})), node, "query", ttl=LONGEST_SECONDS)
+            (identity,) = self._grid.push_messages([message])
+            self._asked[identity] = node
+        for reply in self._grid.pull_messages(list(self._asked)) if self._asked else ():
+            node = self._asked.pop(reply.metadata.reply_to_message_id, 0)
+            if node:
+                named = self._take_in(node, _content(reply), keys[node])
+                self._known[node] = math.inf if named else now + AGAIN_SECONDS
+
+    def _take_in(self, node: int, answer: Parcel | str, key: str) -> bool:
+        """Let a node in as the silo that it says it is, and return whether it says so at all.
+
+        `key` is the name that its key was registered with, or "".
+        """
         try:
             announced = parsed(_good(answer), "announcement", Announcement)
         except RunError as problem:
             self._observe(Event("node_refused", data={"node": str(node), "reason": str(problem)}))
-            return
-        self._seen.add(node)
+            return False
         reason = self._refused(announced)
         if announced.name not in self._silos:
             reason = "it is not among federation.silos"
@@ -196,10 +195,11 @@ class FlowerEngine:
             reason = f"its key is that of {key}"
         if reason is not None:
             self._observe(Event("silo_refused", client=announced.name, data={"reason": reason}))
-            return
+            return True
         self.announced[announced.name] = announced
         self._nodes[announced.name] = node
         self._observe(Event("silo_connected", client=announced.name, data=_counts(announced)))
+        return True
 
 
 def _counts(announced: Announcement) -> dict[str, Any]:
