@@ -9,6 +9,8 @@ import polars as pl
 import pytest
 
 import pplr
+from pplr.errors import RunError
+from pplr.report.comparison import compare_runs
 from pplr.silos.one_machine import run_on_one_machine
 from whole_runs import assert_numbers_agree, configuration
 
@@ -35,6 +37,11 @@ def test_a_run_has_the_numbers_of_one_process(files: Path, tmp_path: Path, here:
     assert {event.name for event in events} >= {"silo_connected", "round_finished", "tested", "run_finished"}
     only_here = {"per_user.parquet", "examples.json", "rows.safetensors", "adapters"}
     assert not only_here & {path.name for path in result.folder.iterdir()}, "figures of users left their silos"
+    with pytest.raises(RunError, match="single users have stayed"):
+        compare_runs([here, result.folder])
+    with pytest.raises(RunError, match="one over silos"):
+        pplr.Recommender.load(result.folder)
+    assert (tmp_path / "run.flower" / "silos" / "shop-1" / "result" / "rows.safetensors").is_file()
     text = (result.folder / "metrics.json").read_text() + (result.folder / "events.jsonl").read_text()
     users = pl.read_parquet(here / "per_user.parquet")["user"].to_list()
     assert users
