@@ -35,7 +35,7 @@ class Grid:
     """Nodes with a function each, from a parcel to a parcel, an error's text, or None for silence."""
 
     def __init__(self, **nodes):
-        self.nodes = {number: answer for number, answer in enumerate(nodes.values(), start=1)}
+        self.nodes = dict(enumerate(nodes.values(), start=1))
         self.names = dict(enumerate(nodes, start=1))
         self.keys: dict[int, str] = {}
         self.waiting: dict[str, Message] = {}
@@ -133,7 +133,7 @@ def test_a_late_answer_is_never_taken():
     tested, _ = engine(grid)
     assert isinstance(next(u for u in tested.train(tasks(), lambda event: None, 0.1) if u.client == "a"), Absence)
     late = codec.update_parcel(Update("a", 4, ROW * 100, 1.0, 1, 1, {}))
-    identity = f"message {[i for i, (n, k) in enumerate(grid.asked) if (n, k) == (1, 'train')][0]}"
+    identity = f"message {next(i for i, (n, k) in enumerate(grid.asked) if (n, k) == (1, 'train'))}"
     grid.nodes[1] = honest("a")
     message = Message(content_of(late), 1, "train")
     message.metadata.__dict__["_message_id"] = identity
