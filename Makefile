@@ -27,7 +27,7 @@ $(STAMPS)/package: $(STAMPS)/torch pyproject.toml constraints.txt
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/package
-	$(INSTALL) --editable '.[gguf,dev,docs]'
+	$(INSTALL) --editable '.[gguf,flower,dev,docs]'
 	@touch $@
 
 $(STAMPS)/models: $(STAMPS)/package

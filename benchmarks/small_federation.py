@@ -23,9 +23,9 @@ class MeteredEngine(InProcessEngine):
 
     evaluation_seconds = 0.0
 
-    def evaluate(self, tasks: Sequence[EvaluateTask], observer: Observer) -> list[Report]:
+    def evaluate(self, tasks: Sequence[EvaluateTask], observer: Observer, seconds: float | None = None) -> list[Report]:
         """Return one report per task."""
-        reports = super().evaluate(tasks, observer)
+        reports = super().evaluate(tasks, observer, seconds)
         self.evaluation_seconds += sum(report.seconds for report in reports)
         return reports
 

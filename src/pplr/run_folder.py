@@ -196,3 +196,11 @@ def changed_since(folder: Path, made_from: Origin, only: Iterable[str] | None = 
             f"{path} is missing or damaged ({problem}), so nobody can tell what the run was made from. Bring it back "
             "from a copy, or run again with --overwrite."
         ) from problem
+
+
+def of_silos(folder: Path) -> bool:
+    """Return whether a folder is that of a run over silos, whose data, rows and figures of users stayed with them."""
+    try:
+        return "training events" not in json.loads((folder / MARK).read_text(encoding="utf-8"))["made_from"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

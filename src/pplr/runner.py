@@ -102,7 +102,7 @@ def _train(folder: Path, parts: Parts, resume: bool, observe: Observer) -> RunRe
     if going_on:
         coordinator.resume()
     progress = coordinator.run()
-    stopped = _stopped(progress, config)
+    stopped = coordinator.stopped
     observe(Event("stopped", data=stopped))
     rows = _best_rows(parts, trainers)
     save_rows(folder, parts, rows)
@@ -149,6 +149,8 @@ def load_run(folder: Path) -> tuple[Config, dict[str, Tensor]]:
     """
     if not (folder / CONFIG).is_file():
         raise RunError(f"There is no run in {folder}: it has no {CONFIG}. Give the folder that `pplr run` printed.")
+    if run_folder.of_silos(folder):
+        raise RunError(f"The run in {folder} was one over silos: each has its own row, in its state folder.")
     if not (folder / ROWS).is_file() or not (folder / METRICS).is_file():
         raise RunError(
             f"The run in {folder} is not finished. Go on with "
@@ -232,12 +234,6 @@ def _outcome(
 def _best_rows(parts: Parts, trainers: list[Client]) -> dict[str, Tensor]:
     best = {client.info.name: client.best_row() for client in trainers}
     return {owner.name: best.get(owner.name, best.get(POOLED, next(iter(best.values())))) for owner in parts.owners}
-
-
-def _stopped(progress: Progress, config: Config) -> dict[str, Any]:
-    done = len(progress.history)
-    reason = "rounds" if done >= config.federation.rounds else "patience"
-    return {"round": done, "best_round": progress.best_round, "reason": reason}
 
 
 def _check_rows(folder: Path, parts: Parts, rows: Mapping[str, Tensor]) -> None:

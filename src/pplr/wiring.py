@@ -14,8 +14,9 @@ import torch
 
 from pplr.config import Config
 from pplr.data import ClientAssignment, assign_clients, client_data, load, pool
+from pplr.data.clients import ColumnClients
 from pplr.data.dataset import Catalogue, ClientData, Dataset, Part
-from pplr.errors import ConfigError, DataError
+from pplr.errors import ConfigError, DataError, nearest
 from pplr.federation import Client, Measuring
 from pplr.federation.events import Event, Observer
 from pplr.models.backbone import Backbone
@@ -111,8 +112,8 @@ class Parts:
         ]
 
 
-def prepare(config: Config, observer: Observer) -> Parts:
-    """Load data and model, and make the clients.
+def prepare(config: Config, observer: Observer, silo: str | None = None) -> Parts:
+    """Load data and model, and make the clients, or the one client `silo`.
 
     Raises:
         DataError, ModelError, ConfigError: with a sentence that says what to change.
@@ -126,9 +127,12 @@ def prepare(config: Config, observer: Observer) -> Parts:
     counts = {"users": len(dataset.user_ids), "items": len(dataset.catalogue), "events": len(dataset.items.values)}
     observer(Event("data_loaded", data={**counts, "notes": list(notes)}))
     _check_usable(dataset)
-    assignment = assign_clients(dataset, config.clients, config.seed)
+    assignment = _assignment(dataset, config, silo)
     owners = client_data(dataset, assignment)
-    _check_participation(config, len(owners))
+    if silo is None:
+        _check_participation(config, len(owners))
+    else:
+        owners = (owner_called(owners, silo),)
     observer(Event("clients_made", data={"sizes": {owner.name: len(owner.users) for owner in owners}}))
     middle = time.perf_counter()
     backbone, files = load_backbone(config, dataset.catalogue, observer)
@@ -138,6 +142,27 @@ def prepare(config: Config, observer: Observer) -> Parts:
     observer(Event("model_loaded", data=sizes))
     trunk = reach_trunk(config, files, [owner.name for owner in owners])
     return Parts(config, dataset, assignment, owners, backbone, files, notes, seconds, trunk)
+
+
+def _assignment(dataset: Dataset, config: Config, silo: str | None) -> ClientAssignment:
+    """Return the client of each user; a silo that has its own files, without a silo column, owns all users in them."""
+    if silo is not None and dataset.silos is None and isinstance(config.clients, ColumnClients):
+        return ClientAssignment((silo,), np.zeros(len(dataset.user_ids), np.int64))
+    return assign_clients(dataset, config.clients, config.seed)
+
+
+def owner_called(owners: tuple[ClientData, ...], silo: str) -> ClientData:
+    """Return the data of one silo.
+
+    Raises:
+        ConfigError: nobody is called so.
+    """
+    names = [owner.name for owner in owners]
+    if silo not in names:
+        raise ConfigError(
+            f"There is no silo {silo!r} in the data.{nearest(silo, names)} There are: {', '.join(names)}."
+        )
+    return owners[names.index(silo)]
 
 
 def reach_trunk(config: Config, files: ModelFiles, clients: list[str]) -> TrunkAccess | None:

@@ -10,6 +10,7 @@ COMMANDS = [
     ["demo"], ["init"], ["run"], ["evaluate"], ["recommend"], ["compare"], ["models", "list"], ["models", "pull"],
     ["data", "check"], ["doctor"], ["plan"], ["pki", "init"], ["pki", "issue"], ["pki", "revoke"], ["pki", "list"],
     ["audit", "hidden-states"], ["trunk", "serve"], ["trunk", "check"],
+    ["coordinator", "run"], ["silo", "run"], ["silo", "check"],
 ]  # fmt: skip
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
+from pplr.errors import RunError
 from pplr.federation import Coordinator, FederationSettings
-from pplr.federation.messages import ClientInfo, Report, Update
+from pplr.federation.messages import Absence, ClientInfo, Report, Update
 from pplr.federation.strategies import STRATEGIES
 
 WIDTH = 3
@@ -28,14 +31,14 @@ class Scripted:
         self.targets, self.users = targets or {}, users or {}
         self.asked, self.validated = [], []
 
-    def train(self, tasks, observer) -> Iterator[Update]:
+    def train(self, tasks, observer, seconds=None) -> Iterator[Update]:
         self.asked.append([task.client for task in tasks])
         for task in self.order(tasks) if self.order else tasks:
             row = task.row + self.steps[task.client]
             loss = 1.0 + self.steps[task.client] / 10
             yield Update(task.client, task.round, row, loss, self.targets.get(task.client, 5), 7, {"total": 0.0})
 
-    def evaluate(self, tasks, observer) -> list[Report]:
+    def evaluate(self, tasks, observer, seconds=None) -> list[Report]:
         self.validated.append({task.client: task.row.clone() for task in tasks})
         score = self.scores[tasks[0].round - 1] if self.scores else float(tasks[0].round)
         return [
@@ -79,7 +82,7 @@ def test_patience_counts_rounds_without_a_better_score(scores, patience, ended, 
 
 def test_the_score_is_the_mean_over_users():
     class Uneven(Scripted):
-        def evaluate(self, tasks, observer):
+        def evaluate(self, tasks, observer, seconds=None):
             values = {"a": (0.2, 30), "b": (0.8, 10), "c": (0.9, 0)}
             return [Report(t.client, t.part, 1.0, values[t.client][1], {"ndcg@10": values[t.client][0]}) for t in tasks]
 
@@ -183,8 +186,8 @@ def test_rows_are_taken_into_the_bank_as_they_arrive():
     alive = []
 
     class Watched(Scripted):
-        def train(self, tasks, observer):
-            for update in super().train(tasks, observer):
+        def train(self, tasks, observer, seconds=None):
+            for update in super().train(tasks, observer, seconds):
                 gc.collect()
                 alive.append(sum(reference() is not None for reference in references))
                 references.append(weakref.ref(update.row))
@@ -200,3 +203,97 @@ def test_the_engine_of_this_process_gives_updates_one_at_a_time():
     tested, _ = tiny.federation(None, rounds=1)
     updates = tested._engine.train([], lambda event: None)
     assert iter(updates) is updates
+
+
+class Troubled(Scripted):
+    """Gives what `answers` says for a client in a round, instead of its update."""
+
+    def __init__(self, names, answers, **more):
+        super().__init__(names, **more)
+        self.answers = answers
+
+    def train(self, tasks, observer, seconds=None):
+        self.seconds = seconds
+        for update in super().train(tasks, observer, seconds):
+            yield from self.answers.get((update.client, update.round), lambda given: [given])(update)
+
+
+def absent(update):
+    return [Absence(update.client, update.round, "its node reports: gone")]
+
+
+def watched(engine, strategy="fedavg", **changes):
+    events = []
+    chosen = FederationSettings(**({"rounds": 3, "patience": 5} | changes))
+    tested = Coordinator(
+        engine, STRATEGIES[strategy](), chosen, torch.zeros(WIDTH), seed=3, select_by="ndcg@10", observer=events.append
+    )
+    return tested, events
+
+
+@pytest.mark.parametrize(
+    ("answer", "event", "words"),
+    [
+        (absent, "absent", "gone"),
+        (lambda given: [], "absent", "did not answer"),
+        (lambda given: [replace(given, round=given.round - 1)], "quarantined", "round 1"),
+        (lambda given: [replace(given, row=given.row * math.nan)], "quarantined", "finite"),
+        (lambda given: [replace(given, loss=-5.0)], "quarantined", "loss"),
+        (lambda given: [replace(given, row=given.row[:2])], "quarantined", "2 float32"),
+    ],
+    ids=["failed", "silent", "late", "nan", "loss", "shape"],
+)
+def test_the_round_goes_on_without_an_unusable_update(answer, event, words):
+    names, sizes = "abcd", {"a": 1, "b": 2, "c": 7, "d": 3}
+    tested, events = watched(Troubled(names, {("b", 2): answer}, sizes=sizes), rounds=2)
+    history = tested.run().history
+    assert words in history[1].absent["b"]
+    assert not history[1].clients["b"].trained and history[1].clients["b"].users == 4, "it is still validated"
+    assert [(e.name, e.client) for e in events if e.name in {"absent", "quarantined"}] == [(event, "b")]
+    # as if b had not been drawn in round 2: the others' mean, to which b does not contribute
+    first = (1 * 1 + 2 * 2 + 7 * 3 + 3 * 4) / 13
+    second = first + (1 * 1 + 7 * 3 + 3 * 4) / 11
+    torch.testing.assert_close(tested.bank.row("a"), torch.full((WIDTH,), second))
+
+
+def test_answers_that_nobody_asked_for_change_nothing():
+    def twice(given):
+        return [given, replace(given, row=given.row + 100), replace(given, client="z")]
+
+    straight, _ = watched(Scripted("abc"))
+    disturbed, events = watched(Troubled("abc", {("b", n): twice for n in (1, 2, 3)}))
+    straight.run(), disturbed.run()
+    assert torch.equal(straight.bank.rows, disturbed.bank.rows)
+    assert sum(e.name == "quarantined" for e in events) == 6
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "pplr"])
+def test_a_scaled_update_is_taken_back(strategy):
+    names = "abcde"
+    steps = {name: 1.0 + 0.1 * i for i, name in enumerate(names)}
+    scale = {("c", 2): lambda given: [replace(given, row=given.row * 1000)]}
+    tested, _ = watched(Troubled(names, scale, steps=steps), strategy, norm_bound=10.0)
+    without, _ = watched(Troubled(names, {("c", 2): absent}, steps=steps), strategy)
+    unguarded, _ = watched(Troubled(names, scale, steps=steps), strategy)
+    history = tested.run().history
+    without.run(), unguarded.run()
+    assert "times as long as the median" in history[1].absent["c"]
+    assert torch.equal(tested.bank.rows, without.bank.rows)
+    assert unguarded.bank.rows.abs().max() > 50
+
+
+@pytest.mark.parametrize(("gone", "quorum", "ends"), [("ab", 0.5, True), ("abc", 0.5, False), ("a", 1.0, False)])
+def test_a_round_needs_its_quorum(gone, quorum, ends):
+    tested, _ = watched(Troubled("abcd", {(name, 2): absent for name in gone}), quorum=quorum)
+    if ends:
+        assert len(tested.run().history) == 3
+        return
+    with pytest.raises(RunError, match=r"Round 2 .*federation\.quorum.*a: its node reports"):
+        tested.run()
+    assert len(tested.progress.history) == 1
+
+
+def test_the_deadline_is_the_engines():
+    engine = Troubled("ab", {})
+    watched(engine, deadline_seconds=12.5)[0].run()
+    assert engine.seconds == 12.5

@@ -178,6 +178,7 @@ def _rounds(
                 "seconds": {"train": 17.1, "aggregate": 0.02, "validate": 1.2, "total": 18.3},
                 "bytes_up": 12_700_000,
                 "bytes_down": 12_700_000,
+                "absent": {},
             }
         )
     return records

@@ -13,6 +13,7 @@ from pplr.cli import (
     INTERRUPTED,
     audit,
     compare,
+    coordinator,
     data,
     demo,
     doctor,
@@ -23,6 +24,7 @@ from pplr.cli import (
     plan,
     recommend,
     run,
+    silo,
     trunk,
 )
 from pplr.cli.terminal import say, show_error, silence
@@ -58,7 +60,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-FIRST, USE, CARE = "First steps", "Runs and what to do with them", "Data, models, certificates, this machine"
+FIRST, USE = "First steps", "Runs and what to do with them"
+OVER, CARE = "Federations over a network", "Data, models, this machine"
 
 app.command("demo", rich_help_panel=FIRST)(demo.demo)
 app.command("init", rich_help_panel=FIRST)(init.init)
@@ -66,12 +69,14 @@ app.command("run", rich_help_panel=USE)(run.run)
 app.command("evaluate", rich_help_panel=USE)(evaluate.evaluate)
 app.command("recommend", rich_help_panel=USE)(recommend.recommend)
 app.command("compare", rich_help_panel=USE)(compare.compare)
-app.command("plan", rich_help_panel=CARE)(plan.plan)
+app.add_typer(coordinator.app, name="coordinator", rich_help_panel=OVER)
+app.add_typer(silo.app, name="silo", rich_help_panel=OVER)
+app.add_typer(trunk.app, name="trunk", rich_help_panel=OVER)
+app.add_typer(pki.app, name="pki", rich_help_panel=OVER)
+app.command("plan", rich_help_panel=OVER)(plan.plan)
+app.add_typer(audit.app, name="audit", rich_help_panel=OVER)
 app.add_typer(data.app, name="data", rich_help_panel=CARE)
 app.add_typer(models.app, name="models", rich_help_panel=CARE)
-app.add_typer(pki.app, name="pki", rich_help_panel=CARE)
-app.add_typer(trunk.app, name="trunk", rich_help_panel=CARE)
-app.add_typer(audit.app, name="audit", rich_help_panel=CARE)
 app.command("doctor", rich_help_panel=CARE)(doctor.doctor)
 
 

@@ -29,7 +29,7 @@ Trunk = Annotated[bool, typer.Option("--trunk", help="The trunk's server.")]
 Coordinator = Annotated[bool, typer.Option("--coordinator", help="The coordinator.")]
 Hosts = Annotated[
     list[str] | None,
-    typer.Option("--host", help="A name or address of the trunk's server, beside localhost. Repeat it for more."),
+    typer.Option("--host", help="A name or address of coordinator or trunk's server, beside localhost. Repeat it."),
 ]
 Days = Annotated[int, typer.Option("--days", min=1, max=3650, help="Days until the certificates expire.")]
 
@@ -42,7 +42,8 @@ def init(folder: Folder = FOLDER, client: Clients = None, host: Hosts = None, da
     """Make an authority, and certificates of coordinator, trunk's server and clients.
 
     FOLDER/authority holds the key that issues certificates: keep it apart. Every
-    party needs ca.pem, crl.pem and its own folder, and nothing else.
+    party needs ca.pem, crl.pem and its own folder, and nothing else; the
+    coordinator also clients/NAME/certificate.pem of each silo, without its key.
 
     Examples:
       pplr pki init certificates --client shop-1 --client shop-2
@@ -53,7 +54,8 @@ def init(folder: Folder = FOLDER, client: Clients = None, host: Hosts = None, da
     clients = [Identity(Role.CLIENT, name) for name in client or ()]
     authority = Authority.create(folder)
     authority.issue(Identity(Role.TRUNK, "trunk"), [*LOCAL, *(host or ())], days)
-    for identity in (Identity(Role.COORDINATOR, "coordinator"), *clients):
+    authority.issue(Identity(Role.COORDINATOR, "coordinator"), [*LOCAL, *(host or ())], days)
+    for identity in clients:
         authority.issue(identity, (), days)
     say(f"The authority's key is in {folder / 'authority'}: keep it apart from everything else.")
     say(f"Certificates of the coordinator, the trunk's server and {len(clients)} clients are in {folder}.")
@@ -82,7 +84,7 @@ def issue(
 
     authority = Authority(folder)
     for identity in _parties(client, trunk, coordinator):
-        hosts = [*LOCAL, *(host or ())] if identity.role is Role.TRUNK else []
+        hosts = [] if identity.role is Role.CLIENT else [*LOCAL, *(host or ())]
         say(f"Certificate of {identity}: {authority.issue(identity, hosts, days)}")
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pplr.data.dataset import ClientData, Ints, Part, Queries
-from pplr.errors import NumericalError
+from pplr.errors import CheckpointError, NumericalError
 from pplr.evaluation import UserMetrics, evaluate
 from pplr.federation.messages import ClientInfo, EvaluateTask, Report, TrainTask, Update
 from pplr.federation.strategies import LocalObjective
@@ -100,6 +100,30 @@ class Client:
     def queries(self, part: Part) -> Queries:
         """Return the held-out queries that this client measures itself on."""
         return self._queries[part]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what this client remembers between rounds, in one piece: for a checkpoint, or for its own disk."""
+        tensors = {"private": self.private, "best_score": torch.tensor([self.best_score], dtype=torch.float64)}
+        further = {"best": self.best, "personal": self.personal}
+        return tensors | {name: row for name, row in further.items() if row is not None}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Remember `state` again.
+
+        Raises:
+            CheckpointError: it is the state of another model.
+        """
+        fits = "best_score" in state and "private" in state and state["private"].shape == self.private.shape
+        if not fits:
+            raise CheckpointError(
+                f"What was kept of client {self.info.name} belongs to another model: the data or the configuration has "
+                "changed. Start again without --resume, in a new folder."
+            )
+        best, personal = state.get("best"), state.get("personal")
+        self.private = state["private"].to(self.private)
+        self.best_score = float(state["best_score"])
+        self.best = None if best is None else best.to(self.private)
+        self.personal = None if personal is None else personal.to(self.private)
 
     def limit_examples(self, count: int) -> None:
         """Keep `count` training examples at most, sampled by the seed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pplr.data.dataset import Part
-from pplr.errors import CheckpointError
+from pplr.errors import CheckpointError, RunError
+from pplr.federation.admission import flaw, length, outlying
 from pplr.federation.checkpoints import Checkpoint, CheckpointStore
 from pplr.federation.client import SelectBy
 from pplr.federation.engines.base import Engine
 from pplr.federation.events import Event, Observer
 from pplr.federation.history import ClientRound, RoundRecord
-from pplr.federation.messages import EvaluateTask, Report, TrainTask, Update
+from pplr.federation.messages import Absence, EvaluateTask, Report, TrainTask, Update
 from pplr.federation.settings import FederationSettings
 from pplr.federation.strategies import Aggregator, Cohort, Mixing, Strategy
 from pplr.models.bank import AdapterBank, gram
@@ -115,6 +116,13 @@ class Coordinator:
         waited = done - self.progress.best_round
         return done >= self._settings.rounds or waited >= self._settings.patience
 
+    @property
+    def stopped(self) -> dict[str, Any]:
+        """After which round the run has ended, which was the best, and why it ended: as in metrics.json."""
+        done = len(self.progress.history)
+        reason = "rounds" if done >= self._settings.rounds else "patience"
+        return {"round": done, "best_round": self.progress.best_round, "reason": reason}
+
     def run(self) -> Progress:
         """Run rounds until finished, with a checkpoint after each, and return where the run stands."""
         while not self.finished:
@@ -130,32 +138,74 @@ class Coordinator:
         clock = [time.perf_counter()]
         names = self._participants(number)
         self._observe(Event("round_started", number, data={"rounds": self._settings.rounds, "clients": list(names)}))
-        received = self.bank.rows.clone() if self._strategy.similarity_of == "updates" else None
+        received = self.bank.rows.clone() if self._needs_received else None
         if self._trunk is not None:
             self._trunk.begin_round(number)
         progress = (number - 1) / self._settings.rounds
         tasks = [TrainTask(name, number, progress, self.bank.row(name)) for name in names]
-        updates = self._trained(tasks)
+        updates, absent = self._trained(tasks, received)
+        self._check_quorum(number, len(tasks), updates, absent)
         clock.append(time.perf_counter())
         mixing = self._aggregate(number, updates, received)
         clock.append(time.perf_counter())
-        reports = self._validate(number)
+        reports = self._validate(number, absent)
         clock.append(time.perf_counter())
         seconds = dict(zip(("train", "aggregate", "validate"), np.diff(clock).tolist(), strict=True))
-        record = self._record(number, updates, reports, mixing, seconds | {"total": clock[-1] - clock[0]})
+        record = self._record(number, updates, absent, reports, mixing, seconds | {"total": clock[-1] - clock[0]})
         self._observe(Event("round_finished", number, data={"score": record.score, "seconds": record.seconds}))
         return record
 
-    def _trained(self, tasks: Sequence[TrainTask]) -> dict[str, Update]:
-        """Put the trained rows into the bank as they arrive, and return the rest of what clients say.
+    @property
+    def _needs_received(self) -> bool:
+        """The rows before training are needed afterwards: to compare, or to take a row back."""
+        return self._strategy.similarity_of == "updates" or self._settings.norm_bound is not None
 
-        The bank is the only place that holds the rows of a round: memory grows with the clients once, not twice.
+    def _trained(self, tasks: Sequence[TrainTask], received: Tensor | None) -> tuple[dict[str, Update], dict[str, str]]:
+        """Put the trained rows into the bank as they arrive; return the rest of what clients say, and who is absent.
+
+        The bank is the only place that holds the rows of a round: memory grows with the clients once, not twice. An
+        update that is refused leaves no trace in it.
         """
-        updates = {}
-        for update in self._engine.train(tasks, self._observe):
-            self.bank.row(update.client).copy_(update.row)
-            updates[update.client] = replace(update, row=update.row.new_empty(0))  # a slice would hold the row
-        return updates
+        waiting = {task.client: task for task in tasks}
+        updates: dict[str, Update] = {}
+        lengths: dict[str, float] = {}
+        absent: dict[str, str] = {}
+        for answer in self._engine.train(tasks, self._observe, self._settings.deadline_seconds):
+            task = waiting.get(answer.client)
+            if task is None:
+                self._leave_out(answer, "it was not asked, or has answered already", "quarantined")
+                continue
+            if isinstance(answer, Absence):
+                absent[answer.client] = self._leave_out(answer, answer.reason, "absent")
+            elif reason := flaw(answer, task):
+                absent[answer.client] = self._leave_out(answer, reason, "quarantined")
+            else:
+                if answer.targets and self._settings.norm_bound is not None:
+                    lengths[answer.client] = length(answer, task)
+                self.bank.row(answer.client).copy_(answer.row)
+                updates[answer.client] = replace(answer, row=answer.row.new_empty(0))  # a slice would hold the row
+            del waiting[answer.client]
+        for client, task in waiting.items():
+            absent[client] = self._leave_out(Absence(client, task.round, ""), "it did not answer", "absent")
+        if self._settings.norm_bound is not None and received is not None:
+            for client, reason in outlying(lengths, self._settings.norm_bound).items():
+                absent[client] = self._leave_out(updates.pop(client), reason, "quarantined")
+                self.bank.row(client).copy_(received[self.bank.index(client)])
+        return updates, absent
+
+    def _leave_out(self, answer: Update | Absence, reason: str, event: str) -> str:
+        self._observe(Event(event, answer.round, answer.client, {"reason": reason}))
+        return reason
+
+    def _check_quorum(self, number: int, asked: int, updates: dict[str, Update], absent: dict[str, str]) -> None:
+        needed = self._settings.needed(asked)
+        if len(updates) >= needed:
+            return
+        why = "; ".join(f"{name}: {reason}" for name, reason in sorted(absent.items()))
+        raise RunError(
+            f"Round {number} has usable updates of {len(updates)} of {asked} clients, and {needed} are needed "
+            f"(federation.quorum = {self._settings.quorum:g}). Left out: {why}. Look after them, then go on with --resume."
+        )
 
     def _participants(self, number: int) -> list[str]:
         names = self.bank.clients
@@ -167,7 +217,7 @@ class Coordinator:
 
     def _aggregate(self, number: int, updates: dict[str, Update], received: Tensor | None) -> Mixing:
         similarity_of = self._strategy.similarity_of
-        products = None if similarity_of is None else self._gram(received)
+        products = None if similarity_of is None else self._gram(received if similarity_of == "updates" else None)
         trained = {name for name, update in updates.items() if update.targets > 0}  # the others learnt nothing
         losses = [updates[name].loss if name in trained else math.nan for name in self.bank.clients]
         cohort = Cohort(
@@ -195,11 +245,14 @@ class Coordinator:
             products += self._trunk.gram(updates=received is not None)
         return products.numpy()
 
-    def _validate(self, number: int) -> list[Report]:
+    def _validate(self, number: int, absent: Container[str]) -> list[Report]:
         rank = self._select_by != "loss"
         names = self.bank.clients
-        tasks = [EvaluateTask(name, number, Part.VALIDATION, self.bank.row(name), rank) for name in names]
-        reports = self._engine.evaluate(tasks, self._observe)
+        tasks = [
+            EvaluateTask(name, number, Part.VALIDATION, self.bank.row(name), rank, trained=name not in absent)
+            for name in names
+        ]
+        reports = self._engine.evaluate(tasks, self._observe, self._settings.deadline_seconds)
         for report in reports:
             data: dict[str, Any] = {"loss": report.loss, "improved": report.improved, **report.metrics}
             self._observe(Event("client_validated", number, report.client, data))
@@ -209,24 +262,14 @@ class Coordinator:
         self,
         number: int,
         updates: dict[str, Update],
+        absent: dict[str, str],
         reports: Sequence[Report],
         mixing: Mixing,
         seconds: dict[str, float],
     ) -> RoundRecord:
         row_bytes = self.bank.rows.shape[1] * self.bank.rows.element_size() if self._strategy.exchanges else 0
-        clients = {}
-        for report in reports:
-            update = updates.get(report.client)
-            clients[report.client] = ClientRound(
-                trained=update is not None,
-                training_loss=None if update is None else _number(update.loss),
-                tokens=0 if update is None else update.tokens,
-                validation_loss=_number(report.loss),
-                validation=report.metrics,
-                users=report.users,
-                improved=report.improved,
-                seconds={} if update is None else update.seconds,
-            )
+        by_client = {report.client: report for report in reports}
+        clients = {name: _of_client(updates.get(name), by_client.get(name)) for name in self.bank.clients}
         return RoundRecord(
             round=number,
             clients=clients,
@@ -236,6 +279,7 @@ class Coordinator:
             seconds=seconds,
             bytes_up=row_bytes * len(updates),
             bytes_down=row_bytes * len(clients),
+            absent=absent,
         )
 
     def _save(self, number: int) -> None:
@@ -260,6 +304,22 @@ def _score(reports: Sequence[Report], select_by: SelectBy) -> float | None:
     known = [(value, users) for value, users in pairs if users and not math.isnan(value)]
     total = sum(users for _, users in known)
     return sum(value * users for value, users in known) / total if total else None
+
+
+def _of_client(update: Update | None, report: Report | None) -> ClientRound:
+    """Return what is known of one client in a round: it may have trained or not, and answered a validation or not."""
+    trained = {}
+    if update is not None:
+        trained = {"training_loss": _number(update.loss), "tokens": update.tokens, "seconds": update.seconds}
+    validated = {}
+    if report is not None:
+        validated = {
+            "validation_loss": _number(report.loss),
+            "validation": report.metrics,
+            "users": report.users,
+            "improved": report.improved,
+        }
+    return ClientRound.model_validate({"trained": update is not None, **trained, **validated})
 
 
 def _number(value: float) -> float | None:

@@ -45,6 +45,7 @@ class RoundRecord(BaseModel):
         seconds: wall time by phase: train, aggregate, validate, total.
         bytes_up: what a network would have carried to the coordinator.
         bytes_down: what it would have carried to the clients.
+        absent: client -> why its update was not used: it did not answer, or what it sent was refused.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -57,3 +58,4 @@ class RoundRecord(BaseModel):
     seconds: dict[str, float]
     bytes_up: int
     bytes_down: int
+    absent: dict[str, str] = {}

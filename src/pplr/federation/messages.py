@@ -64,6 +64,21 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Absence:
+    """Instead of an update: a client that could not be asked, failed, or did not answer in time.
+
+    Attributes:
+        client: who.
+        round: of the task that has no answer.
+        reason: why, in a few words.
+    """
+
+    client: str
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class EvaluateTask:
     """Measure a row on held-out events.
 
@@ -73,6 +88,7 @@ class EvaluateTask:
         part: validation or test.
         row: [S] the shared row, or None for the best row that the client has kept.
         rank: also rank the catalogue (slow for some backbones); the loss is always measured.
+        trained: False where the round's update did not count: the client goes back to what it remembered before it.
     """
 
     client: str
@@ -80,6 +96,7 @@ class EvaluateTask:
     part: Part
     row: Tensor | None
     rank: bool
+    trained: bool = True
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
@@ -19,6 +22,25 @@ class FederationSettings(BaseModel):
         description="Clients per round, drawn anew each round: a share (a number with a point, up to 1.0) or a count.",
     )
 
+    quorum: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of a round's clients whose updates must be there and admitted, or the run stops.",
+    )
+    deadline_seconds: float | None = Field(
+        None, gt=0, description="Silos that have not answered after so long are left out; absent: they are waited for."
+    )
+    norm_bound: float | None = Field(
+        None,
+        gt=1,
+        description="Updates longer than so many times the round's median are refused (from three clients); absent: none.",
+    )
+
+    silos: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field(
+        (), description="Names of all silos of a run over a network; the coordinator waits for them before round 1."
+    )
+
     @field_validator("participation", mode="before")
     @classmethod
     def _share_or_count(cls, value: object) -> object:
@@ -27,6 +49,10 @@ class FederationSettings(BaseModel):
         if not share and not count:
             raise ValueError("give a share above 0.0 and up to 1.0, or a whole number of clients, 1 or more")
         return value
+
+    def needed(self, asked: int) -> int:
+        """Return how many of `asked` clients make a quorum: at least one."""
+        return max(1, math.ceil(self.quorum * asked - 1e-9))
 
     def per_round(self, clients: int) -> int:
         """Return how many of `clients` take part in a round: at least one, at most all."""

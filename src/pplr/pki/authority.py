@@ -113,7 +113,7 @@ class Authority:
         """
         key, now = ec.generate_private_key(ec.SECP256R1()), _now()
         names = [x509.UniformResourceIdentifier(identity.uri), *(_host(host) for host in hosts)]
-        uses = [ExtendedKeyUsageOID.SERVER_AUTH] if identity.role is Role.TRUNK else [ExtendedKeyUsageOID.CLIENT_AUTH]
+        uses = _USES[identity.role]
         ca, ca_key = self._certificate(), self._key()
         certificate = (
             x509.CertificateBuilder()
@@ -197,6 +197,13 @@ class Authority:
                 f"The key of the authority in {self.folder} is of another kind than `pplr pki init` makes."
             )
         return key
+
+
+_USES = {
+    Role.TRUNK: [ExtendedKeyUsageOID.SERVER_AUTH],
+    Role.COORDINATOR: [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],  # silos and trunk
+    Role.CLIENT: [ExtendedKeyUsageOID.CLIENT_AUTH],
+}
 
 
 def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:

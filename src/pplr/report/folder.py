@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pplr.errors import RunError, command
 from pplr.report.schema import METRIC_KEY, SCHEMA_VERSION, Metrics
+from pplr.run_folder import of_silos
 
 METRICS_FILE = "metrics.json"
 EXAMPLES_FILE = "examples.json"
@@ -114,6 +115,11 @@ def read_per_user(folder: Path) -> pl.DataFrame:
     path = folder / PER_USER_FILE
     if not path.is_file():
         _check_finished(folder)
+        if of_silos(folder):
+            raise RunError(
+                f"The run in {folder} was one over silos, where the figures of single users have stayed. Compare the "
+                f"means in its {METRICS_FILE}."
+            )
         raise RunError(f"{folder} has no {PER_USER_FILE}. {_measure_again(folder)}")
     try:
         table = pl.read_parquet(path)

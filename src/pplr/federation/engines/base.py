@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from pplr.federation.events import Observer
-from pplr.federation.messages import ClientInfo, EvaluateTask, Report, TrainTask, Update
+from pplr.federation.messages import Absence, ClientInfo, EvaluateTask, Report, TrainTask, Update
 
 
 class Engine(Protocol):
@@ -21,14 +21,16 @@ class Engine(Protocol):
     @property
     def clients(self) -> tuple[ClientInfo, ...]: ...  # noqa: D102
 
-    def train(self, tasks: Sequence[TrainTask], observer: Observer) -> Iterator[Update]:
-        """Give one update per task as they arrive, in any order.
+    def train(
+        self, tasks: Sequence[TrainTask], observer: Observer, seconds: float | None = None
+    ) -> Iterator[Update | Absence]:
+        """Give one update per task as they arrive, in any order; whoever does not answer in `seconds` is absent.
 
         Rows of tasks that have been answered may change meanwhile: whoever sends a task later sends its own row only.
         """
 
-    def evaluate(self, tasks: Sequence[EvaluateTask], observer: Observer) -> list[Report]:
-        """Return one report per task, in the order of the tasks."""
+    def evaluate(self, tasks: Sequence[EvaluateTask], observer: Observer, seconds: float | None = None) -> list[Report]:
+        """Return the reports in the order of the tasks; those of clients that do not answer in `seconds` are missing."""
 
     def state(self) -> dict[str, Tensor]:
         """Return what the clients remember between rounds, as far as this engine keeps it for them."""

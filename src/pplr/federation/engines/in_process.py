@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 from pplr.errors import CheckpointError
 from pplr.federation.client import Client
 from pplr.federation.events import Event, Observer
-from pplr.federation.messages import ClientInfo, EvaluateTask, Report, TrainTask, Update
+from pplr.federation.messages import Absence, ClientInfo, EvaluateTask, Report, TrainTask, Update
 from pplr.training import StepProgress
 
 PROGRESS_SECONDS = 0.5
@@ -29,15 +28,17 @@ class InProcessEngine:
         """All clients, ordered by name."""
         return tuple(client.info for client in self._clients.values())
 
-    def train(self, tasks: Sequence[TrainTask], observer: Observer) -> Iterator[Update]:
-        """Give one update per task, in the order of the tasks."""
+    def train(
+        self, tasks: Sequence[TrainTask], observer: Observer, seconds: float | None = None
+    ) -> Iterator[Update | Absence]:
+        """Give one update per task, in the order of the tasks; nobody is waited for, so that `seconds` are not needed."""
         for task in tasks:
             update = self._clients[task.client].train(task, _progress(task, observer))
             data = {"loss": update.loss, "tokens": update.tokens, "seconds": update.seconds}
             observer(Event("client_trained", task.round, task.client, data))
             yield update
 
-    def evaluate(self, tasks: Sequence[EvaluateTask], observer: Observer) -> list[Report]:
+    def evaluate(self, tasks: Sequence[EvaluateTask], observer: Observer, seconds: float | None = None) -> list[Report]:
         """Return one report per task."""
         reports = []
         for task in tasks:
@@ -47,15 +48,11 @@ class InProcessEngine:
 
     def state(self) -> dict[str, Tensor]:
         """Return private parts, personal rows, best rows and best scores of all clients."""
-        tensors: dict[str, Tensor] = {}
-        for name, client in self._clients.items():
-            tensors[f"{name}/private"] = client.private
-            tensors[f"{name}/best_score"] = torch.tensor([client.best_score], dtype=torch.float64)
-            if client.best is not None:
-                tensors[f"{name}/best"] = client.best
-            if client.personal is not None:
-                tensors[f"{name}/personal"] = client.personal
-        return tensors
+        return {
+            f"{name}/{what}": tensor
+            for name, client in self._clients.items()
+            for what, tensor in client.state().items()
+        }
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Make the clients remember `state` again.
@@ -63,18 +60,17 @@ class InProcessEngine:
         Raises:
             CheckpointError: it is the state of other clients or of another model.
         """
-        sizes = {f"{name}/private": client.private.shape for name, client in self._clients.items()}
-        if any(name not in state or state[name].shape != shape for name, shape in sizes.items()):
+        kept: dict[str, dict[str, Tensor]] = {name: {} for name in self._clients}
+        for key, tensor in state.items():
+            client, _, what = key.rpartition("/")
+            kept.setdefault(client, {})[what] = tensor
+        if kept.keys() != self._clients.keys() or not all(kept.values()):
             raise CheckpointError(
-                f"The checkpoint belongs to other clients than {', '.join(self._clients)}, or to another model: the data "
-                "or the configuration has changed. Start again without --resume, in a new folder."
+                f"The checkpoint belongs to other clients than {', '.join(self._clients)}: the data or the "
+                "configuration has changed. Start again without --resume, in a new folder."
             )
-        for name, client in self._clients.items():
-            client.private = state[f"{name}/private"].to(client.private)
-            client.best_score = float(state[f"{name}/best_score"])
-            best, personal = state.get(f"{name}/best"), state.get(f"{name}/personal")
-            client.best = None if best is None else best.to(client.private)
-            client.personal = None if personal is None else personal.to(client.private)
+        for name, tensors in kept.items():
+            self._clients[name].restore(tensors)
 
 
 def _progress(task: TrainTask, observer: Observer) -> Callable[[StepProgress], None]:

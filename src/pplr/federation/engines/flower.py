@@ -1,0 +1,228 @@
+"""Tasks and answers as messages of Flower: one message per silo, each with its own row."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from pplr.data.dataset import Part
+from pplr.errors import RunError
+from pplr.federation.events import Event, Observer
+from pplr.federation.messages import Absence, ClientInfo, EvaluateTask, Report, TrainTask, Update
+from pplr.models.layout import Layout
+from pplr.silos.announcement import Announcement
+from pplr.silos.codec import evaluate_parcel, first_row, parsed, report_of, train_parcel, update_of
+from pplr.silos.parcel import Parcel
+from pplr.silos.records import MESSAGE_TYPES, content_of, parcel_of
+
+LONGEST_SECONDS = 7 * 24 * 3600.0
+"""Flower forgets a message after so long where no deadline is set."""
+PULL_SECONDS = 0.2
+"""Between two looks for answers."""
+RECONNECT_SECONDS = 60.0
+"""A silo that is away when it is to be asked is waited for so long: its node may be starting again."""
+AGAIN_SECONDS = 30.0
+"""A node that cannot say its name is asked again after so long."""
+FIRST_ROW_SECONDS = 300.0
+"""A silo sends its first row within this time."""
+
+
+class FlowerEngine:
+    """Carries tasks over Flower's Grid to silos, which are known by their names, never by number or order of nodes.
+
+    Attributes:
+        announced: name -> what the silo says of itself.
+    """
+
+    def __init__(self, grid: Grid, silos: Sequence[str], observer: Observer) -> None:
+        """Carry tasks to `silos`, and to nobody else."""
+        self._grid = grid
+        self._silos = tuple(sorted(silos))
+        self._observe = observer
+        self._nodes: dict[str, int] = {}
+        self._known: dict[int, float] = {}  # node -> when it may be asked for its name again
+        self._asked: dict[str, int] = {}
+        self._refused: Callable[[Announcement], str | None] = lambda announced: None
+        self._sizes: dict[str, int] = {}
+        self.announced: dict[str, Announcement] = {}
+
+    @property
+    def clients(self) -> tuple[ClientInfo, ...]:
+        """All silos, ordered by name."""
+        return tuple(ClientInfo(name, self._sizes.get(name, self.announced[name].examples)) for name in self._silos)
+
+    def meet(self, seconds: float) -> None:
+        """Wait until all silos have announced themselves.
+
+        Raises:
+            RunError: some have not within `seconds`.
+        """
+        missing = self._wait_for(self._silos, seconds)
+        if missing:
+            raise RunError(
+                f"After {seconds:g} seconds {', '.join(missing)} had not connected; there are "
+                f"{', '.join(self._nodes) or 'none'}. Start them with `pplr silo run`, or leave them out of "
+                "federation.silos."
+            )
+
+    def admit(self, refused: Callable[[Announcement], str | None], examples: Mapping[str, int]) -> None:
+        """Let only silos in from now on of which `refused` says nothing, and give each its number of examples."""
+        self._refused = refused
+        self._sizes = dict(examples)
+
+    def first_row(self, silo: str) -> tuple[Layout, Tensor]:
+        """Return a silo's layout and the shared row [S] before the first round.
+
+        Raises:
+            RunError: it does not answer.
+        """
+        for _, answer in self._exchange({silo: Parcel("initial", {})}, FIRST_ROW_SECONDS):
+            return first_row(_good(answer))
+        raise RunError(f"Silo {silo} does not answer.")
+
+    def train(
+        self, tasks: Sequence[TrainTask], observer: Observer, seconds: float | None = None
+    ) -> Iterator[Update | Absence]:
+        """Give updates as they arrive; whoever does not answer in `seconds`, or says that it has failed, is absent."""
+        sizes = {info.name: info.size for info in self.clients}
+        parcels = {task.client: train_parcel(task, sizes[task.client]) for task in tasks}
+        number = tasks[0].round if tasks else 0
+        for name, answer in self._exchange(parcels, seconds):
+            try:
+                update = update_of(_good(answer))
+            except RunError as problem:
+                yield Absence(name, number, str(problem))
+                continue
+            data = {"loss": update.loss, "tokens": update.tokens, "seconds": update.seconds}
+            observer(Event("client_trained", number, name, data))
+            yield update if update.client == name else Absence(name, number, f"it says it is {update.client!r}")
+
+    def evaluate(self, tasks: Sequence[EvaluateTask], observer: Observer, seconds: float | None = None) -> list[Report]:
+        """Return the reports of those who answer in `seconds`, in the order of the tasks."""
+        sizes = {info.name: info.size for info in self.clients}
+        parts = {task.client: task.part for task in tasks}
+        parcels = {task.client: evaluate_parcel(task, sizes[task.client]) for task in tasks}
+        reports: dict[str, Report] = {}
+        for name, answer in self._exchange(parcels, seconds):
+            try:
+                reports[name] = _expected(report_of(_good(answer)), name, parts[name])
+            except RunError as problem:
+                observer(Event("not_measured", tasks[0].round, name, {"reason": str(problem)}))
+        return [reports[task.client] for task in tasks if task.client in reports]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return nothing: silos keep their state themselves."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Do nothing: silos go back by themselves when they are asked for a round again."""
+
+    def _exchange(self, parcels: Mapping[str, Parcel], seconds: float | None) -> Iterator[tuple[str, Parcel | str]]:
+        """Send each silo its parcel, and give each answer as it arrives, or why there is none."""
+        limit = LONGEST_SECONDS if seconds is None else seconds
+        deadline = time.monotonic() + limit
+        for name in self._wait_for(list(parcels), min(RECONNECT_SECONDS, limit)):
+            yield name, "it is not connected"
+        asked = {}
+        for name, parcel in parcels.items():
+            if name in self._nodes:
+                message = Message(
+                    content_of(parcel), self._nodes[name], MESSAGE_TYPES[parcel.kind], ttl=max(limit, 1.0)
+                )
+                (identity,) = self._grid.push_messages([message])  # one by one: rows may be large
+                asked[identity] = name
+        while asked:
+            for reply in self._grid.pull_messages(list(asked)):
+                silo = asked.pop(reply.metadata.reply_to_message_id, None)
+                if silo is not None:
+                    yield silo, _content(reply)
+            if asked and time.monotonic() > deadline:
+                for name in asked.values():
+                    yield name, f"it did not answer within {limit:g} seconds"
+                return
+            if asked:
+                time.sleep(PULL_SECONDS)
+
+    def _wait_for(self, silos: Sequence[str], seconds: float) -> list[str]:
+        """Wait until these silos are connected; return those that are not in time."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self._look_around()
+            missing = [name for name in silos if name not in self._nodes]
+            if not missing or time.monotonic() > deadline:
+                return missing
+            time.sleep(PULL_SECONDS)
+
+    def _look_around(self) -> None:
+        """Ask nodes that are new for their names, take in those that have answered, and forget those that have gone."""
+        keys = {node.node_id: node.name for node in self._grid.get_nodes()}
+        now = time.monotonic()
+        self._known = {node: until for node, until in self._known.items() if node in keys and until > now}
+        self._asked = {identity: node for identity, node in self._asked.items() if node in keys}
+        for name in [name for name, node in self._nodes.items() if node not in keys]:
+            del self._nodes[name]
+            self._observe(Event("silo_left", client=name))
+        for node in sorted(keys.keys() - self._known.keys() - set(self._asked.values())):
+            message = Message(content_of(Parcel("announce", {})), node, "query", ttl=LONGEST_SECONDS)
+            (identity,) = self._grid.push_messages([message])
+            self._asked[identity] = node
+        for reply in self._grid.pull_messages(list(self._asked)) if self._asked else ():
+            node = self._asked.pop(reply.metadata.reply_to_message_id, 0)
+            if node:
+                named = self._take_in(node, _content(reply), keys[node])
+                self._known[node] = math.inf if named else now + AGAIN_SECONDS
+
+    def _take_in(self, node: int, answer: Parcel | str, key: str) -> bool:
+        """Let a node in as the silo that it says it is, and return whether it says so at all.
+
+        `key` is the name that its key was registered with, or "".
+        """
+        try:
+            announced = parsed(_good(answer), "announcement", Announcement)
+        except RunError as problem:
+            self._observe(Event("node_refused", data={"node": str(node), "reason": str(problem)}))
+            return False
+        reason = self._refused(announced)
+        if announced.name not in self._silos:
+            reason = "it is not among federation.silos"
+        elif key and key != announced.name:
+            reason = f"its key is that of {key}"
+        if reason is not None:
+            self._observe(Event("silo_refused", client=announced.name, data={"reason": reason}))
+            return True
+        self.announced[announced.name] = announced
+        self._nodes[announced.name] = node
+        self._observe(Event("silo_connected", client=announced.name, data=_counts(announced)))
+        return True
+
+
+def _counts(announced: Announcement) -> dict[str, Any]:
+    return {"examples": announced.examples, "model": announced.model, "version": announced.version}
+
+
+def _content(reply: Message) -> Parcel | str:
+    """Return the parcel in a reply, or why there is none."""
+    if reply.has_error():
+        return f"its node reports: {reply.error.reason}"
+    try:
+        return parcel_of(reply.content)
+    except RunError as problem:
+        return str(problem)
+
+
+def _expected(report: Report, name: str, part: Part) -> Report:
+    if (report.client, report.part) != (name, part):
+        raise RunError("it reports something else than it was asked for")
+    return report
+
+
+def _good(answer: Parcel | str) -> Parcel:
+    if isinstance(answer, str):
+        raise RunError(answer)
+    return answer

@@ -1,0 +1,224 @@
+"""Tasks and answers as parcels and back; whatever comes from another organisation is parsed here, once."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, TypeVar
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from pplr.data.dataset import Part
+from pplr.errors import RunError
+from pplr.federation.messages import EvaluateTask, Report, TrainTask, Update
+from pplr.models.layout import Layout, ParameterSpec, zeros
+from pplr.silos.parcel import Floats, Parcel
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=2**62)]
+Name = Annotated[str, Field(min_length=1, max_length=100)]
+Figures = Annotated[dict[str, Finite], Field(max_length=1_000)]
+
+
+class Fields(BaseModel):
+    """The fields of one kind of parcel."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class TrainFields(Fields):
+    """See `TrainTask`; `examples` is how many training examples the silo may use at most."""
+
+    client: Name
+    round: Count
+    progress: Finite
+    examples: Count
+
+
+class UpdateFields(Fields):
+    """See `Update`."""
+
+    client: Name
+    round: Count
+    loss: Finite | None
+    targets: Count
+    tokens: Count
+    seconds: Figures
+
+
+class EvaluateFields(Fields):
+    """See `EvaluateTask`."""
+
+    client: Name
+    round: Count
+    part: Literal["validation", "test"]
+    rank: bool
+    trained: bool
+    examples: Count
+
+
+class ReportFields(Fields):
+    """See `Report`; figures of single users are not among them."""
+
+    client: Name
+    part: Literal["validation", "test"]
+    loss: Finite | None
+    users: Count
+    metrics: Figures
+    improved: bool
+    seconds: Finite
+
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+def parsed(parcel: Parcel, kind: str, fields: type[Kind]) -> Kind:
+    """Return the fields of a parcel that should be of a kind.
+
+    Raises:
+        RunError: it is of another kind, has other fields, or a silo says that it has failed.
+    """
+    if parcel.kind == "failure":
+        raise RunError(str(parcel.fields.get("reason", "it says no reason"))[:2_000])
+    if parcel.kind != kind:
+        raise RunError(f"A message is of the kind {parcel.kind[:60]!r}, not {kind!r}.")
+    try:
+        return fields.model_validate(dict(parcel.fields))
+    except ValidationError as problem:
+        first = problem.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RunError(f"A message of the kind {kind!r} cannot be used: {where}: {first['msg']}.") from problem
+
+
+def train_parcel(task: TrainTask, examples: int) -> Parcel:
+    """Return a training task as a parcel."""
+    fields = TrainFields(client=task.client, round=task.round, progress=task.progress, examples=examples)
+    return Parcel("train", fields.model_dump(), numbers(task.row))
+
+
+def train_task(parcel: Parcel) -> tuple[TrainTask, int]:
+    """Return a training task and how many examples may be used."""
+    fields = parsed(parcel, "train", TrainFields)
+    return TrainTask(fields.client, fields.round, fields.progress, _row(parcel)), fields.examples
+
+
+def update_parcel(update: Update) -> Parcel:
+    """Return an update as a parcel."""
+    fields = UpdateFields(
+        client=update.client,
+        round=update.round,
+        loss=_known(update.loss),
+        targets=update.targets,
+        tokens=update.tokens,
+        seconds=update.seconds,
+    )
+    return Parcel("update", fields.model_dump(), numbers(update.row))
+
+
+def update_of(parcel: Parcel) -> Update:
+    """Return an update."""
+    fields = parsed(parcel, "update", UpdateFields)
+    loss = math.nan if fields.loss is None else fields.loss
+    return Update(fields.client, fields.round, _row(parcel), loss, fields.targets, fields.tokens, fields.seconds)
+
+
+def evaluate_parcel(task: EvaluateTask, examples: int) -> Parcel:
+    """Return a measuring task as a parcel."""
+    part: Literal["validation", "test"] = "test" if task.part is Part.TEST else "validation"
+    fields = EvaluateFields(
+        client=task.client, round=task.round, part=part, rank=task.rank, trained=task.trained, examples=examples
+    )
+    return Parcel("evaluate", fields.model_dump(), None if task.row is None else numbers(task.row))
+
+
+def evaluate_task(parcel: Parcel) -> tuple[EvaluateTask, int]:
+    """Return a measuring task and how many training examples may be used."""
+    fields = parsed(parcel, "evaluate", EvaluateFields)
+    row = None if parcel.row is None else _row(parcel)
+    part = Part[fields.part.upper()]
+    return EvaluateTask(fields.client, fields.round, part, row, fields.rank, fields.trained), fields.examples
+
+
+def report_parcel(report: Report) -> Parcel:
+    """Return a report as a parcel: means and counts, and nothing of single users."""
+    fields = ReportFields(
+        client=report.client,
+        part="test" if report.part is Part.TEST else "validation",
+        loss=_known(report.loss),
+        users=report.users,
+        metrics={key: value for key, value in report.metrics.items() if math.isfinite(value)},
+        improved=report.improved,
+        seconds=report.seconds,
+    )
+    return Parcel("report", fields.model_dump())
+
+
+def report_of(parcel: Parcel) -> Report:
+    """Return a report."""
+    fields = parsed(parcel, "report", ReportFields)
+    loss = math.nan if fields.loss is None else fields.loss
+    part = Part[fields.part.upper()]
+    return Report(fields.client, part, loss, fields.users, fields.metrics, fields.improved, None, fields.seconds)
+
+
+class Spec(Fields):
+    """A parameter without its first value, which the first row holds: see `ParameterSpec`."""
+
+    name: Annotated[str, Field(min_length=1, max_length=500)]
+    shape: Annotated[list[Annotated[int, Field(ge=0, lt=2**40)]], Field(max_length=8)]
+    private: bool
+    decay: bool
+
+
+class FirstRowFields(Fields):
+    """All parameters of a silo, in the order of a row."""
+
+    specs: Annotated[list[Spec], Field(max_length=1_000_000)]
+
+
+def first_row_parcel(layout: Layout, row: Tensor) -> Parcel:
+    """Return where each parameter stands in a row, and the shared row [S] before the first round, as a parcel."""
+    specs = [
+        Spec(name=spec.name, shape=list(spec.shape), private=spec.private, decay=spec.decay) for spec in layout.specs
+    ]
+    return Parcel("first row", FirstRowFields(specs=specs).model_dump(), numbers(row))
+
+
+def first_row(parcel: Parcel) -> tuple[Layout, Tensor]:
+    """Return where each parameter stands in a row, without their first values, and the first shared row [S].
+
+    Raises:
+        RunError: the row is none of this layout.
+    """
+    specs = parsed(parcel, "first row", FirstRowFields).specs
+    try:
+        layout = Layout([ParameterSpec(one.name, tuple(one.shape), zeros, one.private, one.decay) for one in specs])
+    except ValueError as problem:
+        raise RunError(f"The first row cannot be used: {problem}") from problem
+    row = _row(parcel)
+    if len(row) != layout.shared:
+        raise RunError(f"The first row has {len(row):,} numbers, and {layout.shared:,} parameters are shared.")
+    return layout, row
+
+
+def numbers(row: Tensor) -> Floats:
+    """Return a row [S] as float32 numbers of NumPy."""
+    found: Floats = row.detach().cpu().to(torch.float32).numpy()
+    return found
+
+
+def tensor(row: Floats) -> Tensor:
+    """Return numbers of NumPy as a row [S] float32."""
+    return torch.from_numpy(np.array(row, dtype=np.float32))
+
+
+def _row(parcel: Parcel) -> Tensor:
+    if parcel.row is None:
+        raise RunError(f"A message of the kind {parcel.kind!r} has no row.")
+    return tensor(parcel.row)
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,144 @@
+"""What a silo does when it is asked: announce itself, train, measure. Its data and its state stay here."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pplr import __version__
+from pplr.data.dataset import Part
+from pplr.errors import PplrError
+from pplr.federation.client import Client
+from pplr.federation.messages import Report
+from pplr.results import Outcome, per_user_table
+from pplr.run_folder import PER_USER
+from pplr.runner import save_rows
+from pplr.silos.announcement import Announcement, row_digest, settings_of
+from pplr.silos.codec import (
+    evaluate_task,
+    first_row_parcel,
+    numbers,
+    report_parcel,
+    train_task,
+    update_parcel,
+)
+from pplr.silos.parcel import Floats, Parcel, failure
+from pplr.silos.state import TRAINED, VALIDATED, Moment, SiloState
+from pplr.storage import make_folder, write_bytes
+from pplr.wiring import Parts, owner_called
+
+RESULT = "result"
+"""Folder of what a silo has of a finished run, in its state folder."""
+
+
+class SiloWork:
+    """One silo at work, for as long as its process lives.
+
+    Attributes:
+        announcement: what it says of itself.
+    """
+
+    def __init__(self, parts: Parts, name: str, folder: Path) -> None:
+        """Work with the data of the silo `name`, which is one of the owners, and keep its state in `folder`.
+
+        Raises:
+            StorageError: the folder cannot be made.
+        """
+        self._parts = parts
+        (self._client,) = parts.clients((owner_called(parts.owners, name),))
+        self._folder = folder
+        self._state = SiloState(folder)
+        self._initial = self._client.state()
+        self._examples = self._client.info.size
+        self.announcement = _announcement(self._parts, self._client)
+        self._answers: Mapping[str, Callable[[Parcel], Parcel]] = {
+            "announce": self._announce,
+            "initial": self._first_row,
+            "train": self._train,
+            "evaluate": self._evaluate,
+        }
+
+    def answer(self, asked: Parcel) -> Parcel:
+        """Return the answer to a parcel; what goes wrong is said in it."""
+        answer = self._answers.get(asked.kind)
+        if answer is None:
+            return failure(f"Silo {self.announcement.name} is asked for {asked.kind[:60]!r}, which it does not know.")
+        try:
+            return answer(asked)
+        except PplrError as problem:
+            return failure(str(problem))
+
+    def _announce(self, asked: Parcel) -> Parcel:
+        return Parcel("announcement", self.announcement.model_dump())
+
+    def _first_row(self, asked: Parcel) -> Parcel:
+        layout = self._parts.backbone.layout
+        return first_row_parcel(layout, layout.initial_row(self._parts.config.seed)[: layout.shared])
+
+    def _train(self, asked: Parcel) -> Parcel:
+        task, examples = train_task(asked)
+        if task.round == 1:
+            self._state.clear()  # a new run
+        self._go_to((task.round, TRAINED), examples)
+        update = self._client.train(task)
+        self._state.save((task.round, TRAINED), self._client.state())
+        return update_parcel(update)
+
+    def _evaluate(self, asked: Parcel) -> Parcel:
+        task, examples = evaluate_task(asked)
+        if task.part is Part.TEST:
+            self._go_to((task.round + 1, TRAINED), examples)
+            report = self._client.evaluate(task)
+            self._keep_result(report)
+            return report_parcel(report)
+        self._go_to((task.round, VALIDATED if task.trained else TRAINED), examples)
+        report = self._client.evaluate(task)
+        self._state.save((task.round, VALIDATED), self._client.state())
+        return report_parcel(report)
+
+    def _keep_result(self, report: Report) -> None:
+        """Write what is the silo's own of a finished run: its best row, also as an adapter, and figures of its users."""
+        folder = self._folder / RESULT
+        make_folder(folder)
+        save_rows(folder, self._parts, {self.announcement.name: self._client.best_row()})
+        outcome = Outcome({self.announcement.name: report}, {self.announcement.name: self._client.info.size}, {}, {})
+        table = io.BytesIO()
+        per_user_table(self._parts, outcome).write_parquet(table)
+        write_bytes(folder / PER_USER, table.getvalue())
+
+    def _go_to(self, moment: Moment, examples: int) -> None:
+        """Bring the client to where it was before a moment of the run; before round 1 it remembers nothing."""
+        self._client.restore(self._state.before(moment) or self._initial)
+        if examples < self._examples:
+            self._client.limit_examples(examples)
+
+
+def _announcement(parts: Parts, client: Client) -> Announcement:
+    layout, dataset = parts.backbone.layout, parts.dataset
+    origin = parts.origin()
+    return Announcement(
+        name=client.info.name,
+        version=__version__,
+        examples=client.info.size,
+        users=len(client.users),
+        items=len(dataset.catalogue),
+        events=int(dataset.items.lengths[client.users].sum()),
+        catalogue=origin["items"],
+        model=parts.model.name,
+        weights=origin["model"],
+        layout=origin["parameters"],
+        parameters=layout.size,
+        shared=layout.shared,
+        initial=row_digest(_shared_initial(parts).tobytes()),
+        select_by=client.select_by,
+        split=parts.config.data.split.kind,
+        settings=settings_of(parts.config),
+        device=str(parts.backbone.device),
+        notes=[note[:1_000] for note in parts.notes],
+    )
+
+
+def _shared_initial(parts: Parts) -> Floats:
+    layout = parts.backbone.layout
+    return numbers(layout.initial_row(parts.config.seed)[: layout.shared])

@@ -1,0 +1,51 @@
+"""One configuration on three engines: in this process, on Ray's workers, and in processes that Flower connects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import pplr
+from pplr.errors import RunError
+from pplr.report.comparison import compare_runs
+from pplr.silos.one_machine import run_on_one_machine
+from whole_runs import assert_numbers_agree, configuration
+
+
+def settings(files: Path):
+    own = {"kind": "sequence", "model": str(files / "bert"), "width": 16, "positions": 8, "bias": "private"}
+    return configuration(
+        files, backbone=own, federation={"rounds": 2}, evaluation={"baselines": False, "ks": [5, 10]},
+        training={"epochs": 1, "batch_tokens": 600, "max_examples": 50},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def here(files: Path, tmp_path_factory) -> Path:
+    return pplr.run(settings(files), tmp_path_factory.mktemp("here") / "run").folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["flower", "ray"])
+def test_a_run_has_the_numbers_of_one_process(files: Path, tmp_path: Path, here: Path, engine) -> None:
+    events = []
+    result = run_on_one_machine(settings(files), engine, tmp_path / "run", observer=events.append)
+    assert_numbers_agree(result.folder, here, rel=1e-6)
+    assert {event.name for event in events} >= {"silo_connected", "round_finished", "tested", "run_finished"}
+    only_here = {"per_user.parquet", "examples.json", "rows.safetensors", "adapters"}
+    assert not only_here & {path.name for path in result.folder.iterdir()}, "figures of users left their silos"
+    with pytest.raises(RunError, match="single users have stayed"):
+        compare_runs([here, result.folder])
+    with pytest.raises(RunError, match="one over silos"):
+        pplr.Recommender.load(result.folder)
+    assert (tmp_path / "run.flower" / "silos" / "shop-1" / "result" / "rows.safetensors").is_file()
+    text = (result.folder / "metrics.json").read_text() + (result.folder / "events.jsonl").read_text()
+    users = pl.read_parquet(here / "per_user.parquet")["user"].to_list()
+    assert users
+    assert not [user for user in users if f'"{user}"' in text]
+    whole = json.loads((here / "metrics.json").read_text())["data"]
+    counts = ("users", "items", "events", "test_users", "split")
+    assert {key: result.metrics["data"][key] for key in counts} == {key: whole[key] for key in counts}

@@ -1,0 +1,117 @@
+"""A silo as its messages see it: it goes back with its coordinator, and says what is wrong instead of failing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pplr.data.dataset import Part
+from pplr.errors import ConfigError, RunError
+from pplr.federation.events import ignore
+from pplr.federation.messages import EvaluateTask, TrainTask
+from pplr.silos import codec
+from pplr.silos.announcement import Announcement, row_digest
+from pplr.silos.parcel import Parcel
+from pplr.silos.resident import ask
+from pplr.silos.work import SiloWork
+from pplr.wiring import prepare
+from whole_runs import change_events, configuration, copied
+
+
+def work(files: Path, folder: Path, name: str = "shop-1", **sections) -> SiloWork:
+    own = {"kind": "sequence", "model": str(files / "bert"), "width": 16, "positions": 8, "bias": "private"}
+    config = configuration(files, backbone=own, **sections)
+    return SiloWork(prepare(config, ignore, silo=name), name, folder)
+
+
+def trained(silo: SiloWork, number: int, row: torch.Tensor):
+    task = TrainTask(silo.announcement.name, number, 0.0, row)
+    return codec.update_of(silo.answer(codec.train_parcel(task, 10**9)))
+
+
+def validated(silo: SiloWork, number: int, row: torch.Tensor, *, counted: bool = True):
+    task = EvaluateTask(silo.announcement.name, number, Part.VALIDATION, row, True, counted)
+    return codec.report_of(silo.answer(codec.evaluate_parcel(task, 10**9)))
+
+
+def first(silo: SiloWork) -> torch.Tensor:
+    layout, row = codec.first_row(silo.answer(Parcel("initial", {})))
+    assert row_digest(row.numpy().tobytes()) == silo.announcement.initial
+    assert (layout.digest, layout.size) == (silo.announcement.layout, silo.announcement.parameters)
+    return row
+
+
+def test_a_repeated_round_repeats_itself_also_in_another_process(files, tmp_path):
+    silo = work(files, tmp_path / "state")
+    row = first(silo)
+    for number in (1, 2):
+        row = trained(silo, number, row).row
+        validated(silo, number, row)
+    once = trained(silo, 3, row)
+    measured = validated(silo, 3, once.row)
+    for again in (silo, work(files, tmp_path / "state")):
+        assert torch.equal(trained(again, 3, row).row, once.row)
+        assert validated(again, 3, once.row).metrics == measured.metrics
+        assert validated(again, 3, once.row).improved == measured.improved, "asked twice, it answers twice the same"
+
+
+def test_an_update_that_did_not_count_leaves_no_trace(files, tmp_path):
+    counted, not_counted, absent = (work(files, tmp_path / str(i)) for i in range(3))
+    row = first(counted)
+    for silo in (counted, not_counted):
+        trained(silo, 1, row)
+    losses = [validated(silo, 1, row, counted=silo is counted).loss for silo in (counted, not_counted, absent)]
+    assert losses[1] == losses[2] != losses[0], "private parameters were trained"
+
+
+def test_what_is_wrong_is_said(files, tmp_path):
+    silo = work(files, tmp_path / "state")
+    for parcel in (Parcel("nonsense", {}), Parcel("train", {}), Parcel("evaluate", {"round": "x"})):
+        assert silo.answer(parcel).kind == "failure"
+    with pytest.raises(RunError, match="does not answer"):
+        ask(str(tmp_path / "nowhere"), Parcel("announce", {}))
+    with pytest.raises(ConfigError, match=r"no silo 'shop-11'.*Did you mean 'shop-1'"):
+        work(files, tmp_path / "state", "shop-11")
+
+
+def test_a_silo_with_its_own_files_is_the_silo_of_a_column(files, tmp_path):
+    """Of a table with a column it takes its own rows; without a column all are its own."""
+    import polars as pl
+
+    mine = copied(files, tmp_path / "mine")
+    events = pl.read_csv(mine / "events.csv").filter(pl.col("silo") == "shop-1").drop("silo")
+    events.write_csv(mine / "events.csv")
+    own = {"events": "events.csv", "items": "items.csv"}
+    found = work(mine, tmp_path / "a", data=own).announcement
+    expected = work(files, tmp_path / "b").announcement
+    for what in ("users", "events", "examples", "catalogue", "layout", "initial"):
+        assert getattr(found, what) == getattr(expected, what), what
+    change_events(mine, 0, "i7")
+    assert work(mine, tmp_path / "c", data=own).announcement.catalogue == expected.catalogue
+
+
+def test_an_announcement_travels(files, tmp_path):
+    silo = work(files, tmp_path / "state")
+    assert codec.parsed(silo.answer(Parcel("announce", {})), "announcement", Announcement) == silo.announcement
+    assert silo.announcement.users == 20
+    assert np.isfinite(silo.announcement.examples)
+
+
+def test_a_finished_run_leaves_the_silo_its_own_result(files, tmp_path):
+    import polars as pl
+    from safetensors.torch import load_file
+
+    silo = work(files, tmp_path / "state")
+    row = trained(silo, 1, first(silo)).row
+    validated(silo, 1, row)
+    test = EvaluateTask("shop-1", 1, Part.TEST, None, True)
+    report = codec.report_of(silo.answer(codec.evaluate_parcel(test, 10**9)))
+    table = pl.read_parquet(tmp_path / "state" / "result" / "per_user.parquet")
+    assert table["client"].unique().to_list() == ["shop-1"]
+    assert table["ndcg@10"].mean() == pytest.approx(report.metrics["ndcg@10"])
+    kept = load_file(tmp_path / "state" / "result" / "rows.safetensors")
+    assert torch.equal(kept["shop-1"][: len(row)], row)
+    assert (tmp_path / "state" / "result" / "adapters" / "shop-1").is_dir()
