@@ -128,6 +128,7 @@ def _train(config: Config, folder: Path, met: Met, observe: Observer, *, resume:
         select_by=met.announced[met.common.by].select_by,
         store=store,
         trunk=None if trunk is None else trunk.control(fresh=not going_on),
+        aggregator=config.strategy.aggregator(met.layout, met.row),
         observer=observe,
     )
     if going_on:
