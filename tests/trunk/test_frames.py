@@ -123,7 +123,6 @@ CHANGES = [
     {"length": -4},
     {"length": 10**9},
     {"start": 1},
-    {"causal": False},
     {"causal": 1},
     {"dropout": -1},
     {"dropout": "7"},
@@ -138,6 +137,16 @@ def test_a_pass_that_breaks_the_contract_is_refused(change) -> None:
     agreed = contract()
     with pytest.raises(WireError):
         request(decoded(encoded(pass_frame(states(), agreed, **change))), agreed)
+
+
+def test_an_encoder_has_no_causal_passes_and_a_decoder_has_masked_ones_too() -> None:
+    with pytest.raises(WireError, match="causal"):
+        request(decoded(encoded(pass_frame(states(), contract(decoder=False)))), contract(decoder=False))
+    with pytest.raises(WireError, match="causal"):
+        request(decoded(encoded(pass_frame(states(2), contract(), causal=False))), contract())
+    found = request(decoded(encoded(pass_frame(states(), contract(), causal=False))), contract())
+    assert found.manner is not None
+    assert not found.manner.causal
 
 
 def test_tensors_that_nobody_agreed_on_are_refused() -> None:

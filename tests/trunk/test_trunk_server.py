@@ -65,6 +65,17 @@ def test_three_processes_give_the_numbers_of_one(files: Path, tmp_path: Path, pk
     assert [e["round"] for e in events if e["event"] == "traffic"] == [1, 2]
 
 
+def test_written_text_is_grounded_through_the_server_too(files: Path, tmp_path: Path, pki: Path) -> None:
+    def grounded(config: Config) -> Config:
+        return config.model_copy(update={"backbone": config.backbone.model_copy(update={"grounding": "embedding"})})
+
+    run(grounded(configuration(files, "generative", placement={"kind": "whole"}, **COMMON)), tmp_path / "whole")
+    config = grounded(split(files, "generative", pki))
+    with serving(config, tmp_path / "server", pki) as server:
+        run(at(config, server.address), tmp_path / "split")
+    assert_numbers_agree(tmp_path / "split", tmp_path / "whole")
+
+
 def test_a_server_that_is_killed_again_and_again_changes_nothing(files: Path, tmp_path: Path, pki: Path) -> None:
     config = split(files, "generative", pki)
     with serving(config, tmp_path / "a", pki) as server:

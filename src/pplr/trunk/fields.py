@@ -35,7 +35,7 @@ class Contract:
 
     Attributes:
         width: numbers of a hidden state.
-        decoder: causal passes, readings and starts are allowed, and no others; an encoder's are the opposite.
+        decoder: causal passes, their starts, and readings are allowed; passes with a mask always are.
         codec: how states travel.
         bucket: states are filled up to a multiple of so many tokens.
         limits: what may be asked for.

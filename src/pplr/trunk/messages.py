@@ -88,8 +88,8 @@ def request(frame: Frame, contract: Contract) -> Request:
 
 
 def _pass(frame: Frame, fields: PassFields, contract: Contract) -> Request:
-    if fields.causal != contract.decoder or (fields.start and not contract.decoder):
-        raise WireError("A pass is causal where the model is no decoder, or the other way round.")
+    if (fields.causal and not contract.decoder) or (fields.start and not fields.causal):
+        raise WireError("A pass is causal where the model is no decoder, or has a start without being causal.")
     if fields.gradients and (fields.best or not fields.adapted):
         raise WireError("A pass wants gradients of adapters that are not trained.")
     size, states = _sized(frame, fields, contract, allowed={"present"})
