@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from pplr import errors
 from pplr.config import Config
 from pplr.config_schema import default_of, first_paragraph, kinds_of, meaning_of, written
 from pplr.report.schema import metrics_json_schema
+from pplr.trunk.fields import COORDINATORS, FIELDS, Limits
+from pplr.trunk.frames import Kind
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -24,6 +27,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         "exit-codes": exit_codes,
         "metrics-schema": metrics_schema,
         "hidden-states": hidden_states,
+        "wire-fields": wire_fields,
+        "wire-limits": wire_limits,
     }
     for name, make in makers.items():
         marker = f"<!-- {name} -->"
@@ -76,6 +81,26 @@ def hidden_states() -> str:
         rows.append(f"| {run['model']} | {run['bottom']} of {run['layers']} | " + " | ".join(shares) + " |")
     histories = f"Titles recovered exactly, of {runs[0]['histories']} held-out histories of the demo's data"
     return "\n".join([f"{histories} (tokens and ROUGE-L: [Benchmarks](benchmarks.md)).", "", *rows])
+
+
+def wire_fields() -> str:
+    """Return a row per kind of request: its fields and their types."""
+    rows = ["| kind | by | fields |", "|---|---|---|"]
+    for kind, model in FIELDS.items():
+        by = "both" if kind is Kind.HELLO else "coordinator" if kind in COORDINATORS else "client"
+        fields = ", ".join(f"`{name}` {_type_of(field)}" for name, field in model.model_fields.items())
+        rows.append(f"| `{kind}` | {by} | {fields or 'none'} |")
+    return "\n".join(rows)
+
+
+def wire_limits() -> str:
+    """Return the table of limits of a session."""
+    return table(Limits)
+
+
+def _type_of(field: FieldInfo) -> str:
+    named = getattr(field.annotation, "__name__", "") if isinstance(field.annotation, type) else ""
+    return (named or str(field.annotation)).replace("|", "or").replace("NoneType", "null").replace("None", "null")
 
 
 def table(model: type[BaseModel]) -> str:

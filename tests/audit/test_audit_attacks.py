@@ -78,7 +78,9 @@ def test_the_nearest_token_is_that_of_linear_discriminant_analysis():
 
 def test_whitened_states_have_the_identity_as_covariance_around_means():
     tokens = texts(60, 1).flatten()
-    states = vectors()[tokens] + torch.randn(len(tokens), WIDTH) @ torch.randn(WIDTH, WIDTH)
+    generator = torch.Generator().manual_seed(7)
+    noise = torch.randn(len(tokens), WIDTH, generator=generator)
+    states = vectors()[tokens] + noise @ (torch.eye(WIDTH) + 0.2 * torch.randn(WIDTH, WIDTH, generator=generator))
     known = statistics(states, tokens, shrinkage=1e-6)
     around = known.whitened(states) - known.means[known.labels]
     covariance = around.T @ around / (len(tokens) - len(known.tokens))

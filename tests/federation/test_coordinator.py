@@ -136,9 +136,9 @@ def test_clients_are_told_how_far_the_run_is():
     told = []
 
     class Listening(Scripted):
-        def train(self, tasks, observer):
+        def train(self, tasks, observer, seconds=None):
             told.append({task.progress for task in tasks})
-            return super().train(tasks, observer)
+            return super().train(tasks, observer, seconds)
 
     coordinator(Listening("ab"), rounds=4).run()
     assert told == [{0.0}, {0.25}, {0.5}, {0.75}]

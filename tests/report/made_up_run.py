@@ -93,6 +93,7 @@ def write_run(
             "peak_memory_bytes": 1_412_000_000,
             "bytes_up": 0 if strategy in ("local", "centralised") else 12_700_000 * rounds,
             "bytes_down": 0 if strategy in ("local", "centralised") else 12_700_000 * rounds,
+            "wire": None,
             "parameters": 636_800,
             "shared_parameters": 634_386,
         },

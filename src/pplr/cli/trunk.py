@@ -35,7 +35,7 @@ def serve(
     ] = Path("trunk-state"),
     certificates: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of `pplr pki`; placement.certificates without.", show_default=False),
+        typer.Option(metavar="DIR", help="Folder of certificates; placement.certificates without.", show_default=False),
     ] = None,
     metrics_port: Annotated[
         int | None,
