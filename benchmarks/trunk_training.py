@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import subprocess
-import sys
 import tempfile
 import time
 from multiprocessing.connection import Connection
@@ -28,7 +26,6 @@ from pplr.models.generative import TitleExamples
 from pplr.models.hub import resolve
 from pplr.models.parts.settings import SplitPlacement, WholePlacement
 from pplr.models.settings import GenerativeSettings
-from pplr.pki import Authority, Identity, Role
 from pplr.training import Place, TrainingSettings, train_locally
 from pplr.trunk.remote import RemoteAccess
 from pplr.trunk.stub import StubTrunk
@@ -36,6 +33,7 @@ from pplr.wiring import load_backbone
 from result_file import summary, write_result
 from source_data import add_data_options, data_name, data_settings, load_data
 from training_throughput import tokens_per_batch
+from trunk_server import Server, make_certificates
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     names = [f"client-{number}" for number in range(options.clients)]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        _certificates(work / "certificates", names)
+        make_certificates(work / "certificates", names)
         placement = SplitPlacement(
             bottom=options.bottom,
             server="127.0.0.1:1",
@@ -113,33 +111,6 @@ def _measured(options: argparse.Namespace, config: Config, names: list[str]) -> 
     }
 
 
-class Server:
-    """`pplr trunk serve` as a process."""
-
-    def __init__(self, work: Path, joint_tokens: int) -> None:
-        self._command = [
-            *(sys.executable, "-m", "pplr", "trunk", "serve", str(work / "trunk.toml")),
-            *("--listen", "127.0.0.1:0", "--state", str(work / "state"), "--joint-tokens", str(joint_tokens)),
-        ]
-
-    def __enter__(self) -> Server:
-        self._process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
-        for line in self._process.stderr or ():
-            if "Serving the trunk at" in line:
-                self.address = line.split()[-1]
-                break
-        else:
-            raise RuntimeError("the server did not start")
-        import threading
-
-        threading.Thread(target=lambda: list(self._process.stderr or ()), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait()
-
-
 class Worker:
     """One client as a process, which trains when it is told to."""
 
@@ -181,14 +152,6 @@ def _work(pipe: Connection, config: Config, name: str, options: argparse.Namespa
     while (number := pipe.recv()) is not None:
         train_locally(backbone, row, examples, training, Place(1, name, number, 0.0), elsewhere=link)
         pipe.send("done")
-
-
-def _certificates(folder: Path, names: list[str]) -> None:
-    authority = Authority.create(folder)
-    authority.issue(Identity(Role.TRUNK, "trunk"), ["127.0.0.1"])
-    authority.issue(Identity(Role.COORDINATOR, "coordinator"))
-    for name in names:
-        authority.issue(Identity(Role.CLIENT, name))
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
