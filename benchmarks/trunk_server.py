@@ -14,10 +14,10 @@ from pplr.pki import Authority, Identity, Role
 class Server:
     """`pplr trunk serve` for the configuration trunk.toml in a folder, which also gets the server's state."""
 
-    def __init__(self, work: Path, joint_tokens: int = 8192) -> None:
+    def __init__(self, work: Path, *options: str) -> None:
         self._command = [
             *(sys.executable, "-m", "pplr", "trunk", "serve", str(work / "trunk.toml")),
-            *("--listen", "127.0.0.1:0", "--state", str(work / "state"), "--joint-tokens", str(joint_tokens)),
+            *("--listen", "127.0.0.1:0", "--state", str(work / "state"), *options),
         ]
 
     def __enter__(self) -> Server:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from pplr.config import Config, config_toml
+from pplr.cores import share_cores
 from pplr.models.generative import TitleExamples
 from pplr.models.hub import resolve
 from pplr.models.parts.settings import SplitPlacement, WholePlacement
@@ -58,7 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
             placement=placement,
         )
         (work / "trunk.toml").write_text(config_toml(config), encoding="utf-8")
-        with Server(work, options.joint_tokens) as server:
+        joint = () if options.joint_tokens is None else ("--joint-tokens", str(options.joint_tokens))
+        with Server(work, *joint) as server:
             config = config.model_copy(update={"placement": placement.model_copy(update={"server": server.address})})
             figures = _measured(options, config, names)
     write_result(options.output, "trunk_training", figures)
@@ -67,6 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _measured(options: argparse.Namespace, config: Config, names: list[str]) -> dict[str, Any]:
     control = RemoteAccess(config, resolve(options.model), names).control(fresh=True)
     whole = Worker(config.model_copy(update={"placement": WholePlacement()}), names[0], options)
+    share_cores()  # as `pplr silo run` does; the unsplit model has its cores for itself
     clients = [Worker(config, name, options) for name in names]
     seconds: dict[str, list[float]] = {name: [] for name in ("whole", "split", "one_after_another", "at_once")}
     round_number = 0
@@ -100,6 +103,7 @@ def _measured(options: argparse.Namespace, config: Config, names: list[str]) -> 
         "bottom": options.bottom,
         "codec": options.codec,
         "pieces": options.pieces,
+        "joint_tokens": options.joint_tokens,
         "clients": options.clients,
         "examples": options.examples,
         "examples_per_step": options.batch,
@@ -160,8 +164,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--bottom", type=int, default=2)
     parser.add_argument("--codec", default="bfloat16", choices=("float32", "bfloat16", "int8"))
-    parser.add_argument("--pieces", type=int, default=2)
-    parser.add_argument("--joint-tokens", type=int, default=8192)
+    parser.add_argument(
+        "--pieces", type=int, default=1, help="2 or more only pay where client and server have cores of their own"
+    )
+    parser.add_argument("--joint-tokens", type=int, help="absent: what suits the device")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--examples", type=int, default=64, help="per client")
     parser.add_argument("--batch", type=int, default=8, help="examples per step")

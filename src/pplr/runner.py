@@ -233,7 +233,7 @@ def _outcome(
 
 def _best_rows(parts: Parts, trainers: list[Client]) -> dict[str, Tensor]:
     best = {client.info.name: client.best_row() for client in trainers}
-    return {owner.name: best.get(owner.name, best.get(POOLED, next(iter(best.values())))) for owner in parts.owners}
+    return {owner.name: best[owner.name if owner.name in best else POOLED] for owner in parts.owners}
 
 
 def _check_rows(folder: Path, parts: Parts, rows: Mapping[str, Tensor]) -> None:

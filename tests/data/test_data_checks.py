@@ -73,8 +73,8 @@ def test_what_is_wrong_is_counted_and_said(tmp_path: Path) -> None:
     assert report.split.ties_at_cut == 1
     assert report.split.test_unseen == 0.5
     said = "\n".join(report.problems)
-    assert "1 items have no title: '4'" in said
-    assert "1 events are of 1 items" in said
+    assert "1 item without a title: '4'" in said
+    assert "1 event of 1 item" in said
     assert len(report.problems) == 2
     warned = "\n".join(report.warnings)
     for words in (

@@ -113,7 +113,7 @@ def test_a_core_that_leaves_too_little_is_an_error(tmp_path: Path) -> None:
 
 def test_untitled_items_go_with_their_events_when_asked(tmp_path: Path) -> None:
     settings = write(tmp_path, "user,item,time\n" + "".join(f"7,0{n},{n}\n" for n in range(6)), ITEMS + "09,&nbsp;,\n")
-    with pytest.raises(DataError, match="1 items have no title: '09'"):
+    with pytest.raises(DataError, match="1 item without a title: '09'"):
         load(settings, tmp_path)
     settings = write(tmp_path, "user,item,time\n" + "".join(f"7,0{n},{n}\n" for n in (0, 1, 2, 3, 9)), ITEMS + "09,,\n")
     loaded = load(settings.model_copy(update={"cleaning": CleaningSettings(missing_titles="drop")}), tmp_path)

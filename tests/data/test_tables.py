@@ -127,7 +127,7 @@ def test_missing_titles(drop: bool) -> None:
     items, findings = items_of({"item_id": ["a", "b"], "title": ["A", ""]})
     assert drop_untitled(items, drop, findings)["id"].to_list() == ["a"]
     sentences = [note.text for note in findings.notes] if drop else findings.problems
-    assert "1 items have no title: 'b'" in sentences[0]
+    assert "1 item without a title: 'b'" in sentences[0]
     assert bool(findings.problems) is not drop
 
 
@@ -141,7 +141,7 @@ def test_events_of_unknown_items_and_lost_zeros(drop: bool) -> None:
     assert kept.frame["item"].to_list() == ["7"]
     assert not kept.frame["tied"].any()
     (sentence,) = [note.text for note in findings.notes] if drop else findings.problems
-    assert "3 events are of 3 items that the items file does not have" in sentence
+    assert "3 events of 3 items that the items file does not have" in sentence
     assert "2 of these ids equal an item's but for zeros, such as '12.0' for '012'" in sentence
 
 

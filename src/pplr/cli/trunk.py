@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pplr.cli.terminal import say
+from pplr.cores import share_cores
 from pplr.errors import ConfigError
 
 app = typer.Typer(
@@ -42,8 +43,13 @@ def serve(
         typer.Option(min=0, max=65535, help="Loopback port for Prometheus; 0 is any that is free.", show_default=False),
     ] = None,
     joint_tokens: Annotated[
-        int, typer.Option(min=0, help="Tokens of different clients computed as one batch, at most; 0: one by one.")
-    ] = 8192,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Tokens of different clients computed as one batch, at most; 0: one by one. [default: 1024 on a CPU, 8192 on a GPU]",
+            show_default=False,
+        ),
+    ] = None,
     limits: Annotated[
         list[str] | None,
         typer.Option("--limit", metavar="NAME=N", help="What a client may ask for, such as sessions=64. Repeat it."),
@@ -64,6 +70,7 @@ def serve(
     import asyncio
     import logging
 
+    share_cores()
     from pplr.config import load_config
     from pplr.trunk.serving import open_server
 

@@ -11,6 +11,7 @@ from pplr.data.dataset import Part
 from pplr.data.ids import lost_zeros, read_ids
 from pplr.data.notes import Note, examples
 from pplr.data.times import TimeUnit, read_positions, read_times
+from pplr.wording import plural
 
 _SPLIT_VALUES = {
     "train": Part.TRAIN,
@@ -113,7 +114,7 @@ def drop_untitled(items: pl.DataFrame, drop: bool, findings: Findings) -> pl.Dat
     untitled = items.filter(pl.col("title") == "")["id"]
     if untitled.is_empty():
         return items
-    text = f"{len(untitled):,} items have no title: {examples(untitled.to_list())}."
+    text = f"{plural(len(untitled), 'item')} without a title: {examples(untitled.to_list())}."
     if drop:
         findings.notes.append(Note("missing-titles", len(untitled), f"{text} They were dropped with their events."))
     else:
@@ -147,7 +148,7 @@ def drop_unknown_items(
     if len(unknown):
         shown = examples(unknown.unique(maintain_order=True).to_list())
         text = (
-            f"{len(unknown):,} events are of {unknown.n_unique():,} items that the items file does not have: {shown}."
+            f"{plural(len(unknown), 'event')} of {plural(unknown.n_unique(), 'item')} that the items file does not have: {shown}."
             f"{lost_zeros(unknown, items['id'])}"
         )
         if drop:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from pplr.config import Config, config_toml
+from pplr.cores import SHARED_CORES
 from pplr.data import assign_clients, load_dataset
 from pplr.errors import ConfigError, RunError
 from pplr.federation.events import Observer, ignore
@@ -88,7 +89,7 @@ def _silos(stack: ExitStack, names: tuple[str, ...], work: Path, address: Addres
         words += ["--coordinator", str(address), "--insecure"]
         log = state / "silo.log"
         log.unlink(missing_ok=True)
-        processes[name] = stack.enter_context(started(words, log, environment(state / "flower"))), log
+        processes[name] = stack.enter_context(started(words, log, environment(state / "flower", **SHARED_CORES))), log
 
     def look_after() -> None:
         for name, (process, log) in processes.items():

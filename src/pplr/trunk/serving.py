@@ -22,18 +22,25 @@ from pplr.wiring import choose_device
 
 LOCK = ".lock"
 
+JOINT_TOKENS_CPU = 1024
+"""What a CPU computes at least as fast in one batch as in several: larger ones only add padding and miss its caches."""
+
+JOINT_TOKENS = 8192
+"""The same for other devices."""
+
 
 def open_server(
     config: Config,
     state: Path,
     certificates: Path | None,
     limits: Mapping[str, float],
-    joint_tokens: int,
+    joint_tokens: int | None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> TrunkServer:
     """Return a server with the trunk that `config` describes; of the model only the trunk's tensors are read.
 
-    The folder `state` belongs to this process until it ends.
+    The folder `state` belongs to this process until it ends. Batches of several clients have `joint_tokens` at most, or
+    what suits the device.
 
     Raises:
         ConfigError: there is nothing to serve, or a limit that is none.
@@ -49,7 +56,10 @@ def open_server(
     files = resolve(config.backbone.model, progress=tell)
     wanted = Kind.DECODER if config.backbone.kind == "generative" else Kind.ENCODER
     require(files, wanted, f"the backbone {config.backbone.kind} was asked for")
-    trunk = LoadedTrunk(config, files, choose_device(config.device))
+    device = choose_device(config.device)
+    trunk = LoadedTrunk(config, files, device)
+    if joint_tokens is None:
+        joint_tokens = JOINT_TOKENS_CPU if device.type == "cpu" else JOINT_TOKENS
     desk = Desk(trunk, agreement(config, files), folder, bounds)
     tell(_described(trunk, placement, desk))
     return TrunkServer(desk, certificates or Path(placement.certificates), joint_tokens=joint_tokens)
