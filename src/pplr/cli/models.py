@@ -1,4 +1,4 @@
-"""`pplr models list` and `pplr models pull`: pretrained models."""
+"""`pplr models`: pretrained models, and the parts of one that the parties of a split run need."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from rich.text import Text
 
 from pplr.cli.options import AsJson, Quiet
 from pplr.cli.terminal import messages, results, say, write_json
+from pplr.models.hub.part_record import Party
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="List and pull pretrained models.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="List, pull and part pretrained models.")
 
 
 @app.command("list")
@@ -87,6 +88,45 @@ def pull_model(
     # terms bind whoever uses the model, also who wants no progress
     files = pull(name, force=force, source=source, progress=None if quiet else tell, terms=tell)
     results().print(str(files.path), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("part")
+def part_model(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name or folder.", show_default=False)],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write, new or empty.", show_default=False)],
+    bottom: Annotated[int, typer.Option(min=0, max=1000, help="k: layers behind the embedding, the client's.")] = 2,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="m: layers before the head, the client's.")] = 1,
+    party: Annotated[
+        Party | None,
+        typer.Option(help="Whose part; both, as DIR/client and DIR/server, without.", show_default=False),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a folder with one party's part of a model that is to be split.
+
+    The client's has embedding, first and last layers, head and tokenizer; the
+    server's the layers between. A party names its folder as backbone.model, with
+    the same bottom and top under placement. Files are verified by their hashes.
+
+    Examples:
+      pplr models part smollm2-135m --to parts
+      pplr models part smollm2-135m --bottom 4 --party client --to smollm2-client
+    """
+    from pplr.models.hub import resolve
+    from pplr.models.hub.part_folder import write_part
+    from pplr.models.parts import Cut
+
+    console = messages()
+
+    def tell(text: str) -> None:
+        say(text, console)
+
+    files = resolve(name, progress=None if quiet else tell, terms=tell)
+    for whose, folder in {party: to}.items() if party else {each: to / each for each in Party}.items():
+        manifest = write_part(files, whose, Cut(bottom, top), folder)
+        if not quiet:
+            tell(f"{manifest.name}, {manifest.part}: {manifest.bytes / 1e6:,.0f} MB.")
+        results().print(str(folder), markup=False, highlight=False, soft_wrap=True)
 
 
 def _models() -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 from pplr.errors import ModelError, ModelUnavailable
 from pplr.models.hub import Kind, resolve
 from pplr.models.hub.digest import weights_digest
-from pplr.models.hub.folder import model_kind, weight_files
+from pplr.models.hub.folder import model_files, model_kind
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_shards_are_found_and_missing_ones_named(folder):
     with pytest.raises(ModelError, match=r"lacks model-2\.safetensors, which model\.safetensors\.index\.json names"):
         resolve(str(folder))
     save_file({"b": np.zeros(2)}, folder / "model-2.safetensors")
-    assert [path.name for path in weight_files(folder)] == ["model-1.safetensors", "model-2.safetensors"]
+    assert [path.name for path in model_files(folder)] == ["model-1.safetensors", "model-2.safetensors"]
     (folder / "model.safetensors.index.json").write_text("[]")
     with pytest.raises(ModelError, match="holds a list instead of an object"):
         resolve(str(folder))

@@ -15,6 +15,9 @@ from torch import Tensor
 from pplr.errors import NumericalError
 from pplr.models.decoding.trie import TitleTrie
 
+SOFTMAX_BYTES = 16 * 2**20
+"""Log-probabilities that are in memory at once beside the logits; those of a place do not depend on it."""
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
@@ -40,15 +43,17 @@ def best_continuations(logits: Tensor, k: int, trie: TitleTrie | None, nodes: In
     Raises:
         NumericalError: a log-probability is not a number.
     """
-    log_probs = torch.log_softmax(logits.float(), dim=-1)
+    pieces = logits.split(max(1, SOFTMAX_BYTES // (4 * logits.shape[1])))
     if trie is None:
-        best, chosen = torch.topk(log_probs, min(k, log_probs.shape[1]))
+        found = [torch.topk(_log_probs(piece), min(k, logits.shape[1])) for piece in pieces]
+        best, chosen = (torch.cat(tensors) for tensors in zip(*found, strict=True))
         tokens = chosen.cpu().numpy()
         next_nodes = np.full_like(tokens, -1)
     else:
         children, exist = trie.children(nodes)
         device = logits.device
-        log_probs = log_probs.gather(1, torch.from_numpy(np.maximum(trie.tokens[children], 0)).to(device))
+        allowed = torch.from_numpy(np.maximum(trie.tokens[children], 0)).to(device).split(len(pieces[0]))
+        log_probs = torch.cat([_log_probs(p).gather(1, t) for p, t in zip(pieces, allowed, strict=True)])
         log_probs = log_probs.masked_fill(~torch.from_numpy(exist).to(device), -torch.inf)
         best, chosen = torch.topk(log_probs, min(k, log_probs.shape[1]))
         next_nodes = np.take_along_axis(children, chosen.cpu().numpy(), axis=1)
@@ -65,3 +70,7 @@ def best_continuations(logits: Tensor, k: int, trie: TitleTrie | None, nodes: In
         np.pad(tokens, missing),
         np.pad(next_nodes, missing, constant_values=-1),
     )
+
+
+def _log_probs(logits: Tensor) -> Tensor:
+    return torch.log_softmax(logits.float(), dim=-1)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from pplr.errors import ModelError
 
 _MAX_HEADER = 100_000_000  # bytes; the safetensors library has the same limit
+_PIECE = 1 << 20
 
 
 class TensorPlace(NamedTuple):
@@ -44,17 +43,29 @@ def weights_digest(files: Iterable[Path]) -> str:
     for path in files:
         tensors.update(tensor_places(path))
     digest = hashlib.sha256()
-    with ExitStack() as stack:
-        maps: dict[Path, mmap.mmap] = {}
-        for name, tensor in sorted(tensors.items()):
-            digest.update(json.dumps([name, tensor.dtype, tensor.shape]).encode())
-            if tensor.path not in maps:
-                with tensor.path.open("rb") as file:
-                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                maps[tensor.path] = stack.enter_context(mapped)
-            with memoryview(maps[tensor.path]) as view, view[tensor.begin : tensor.end] as content:
-                digest.update(content)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, tensor.dtype, tensor.shape]).encode())
+        for content in tensor_bytes(tensor):
+            digest.update(content)
     return digest.hexdigest()
+
+
+def tensor_bytes(tensor: TensorPlace) -> Iterator[memoryview]:
+    """Yield the bytes of a tensor piece by piece, each valid until the next: no file is mapped, and little is held.
+
+    Raises:
+        ModelError: the file ends within the tensor.
+    """
+    buffer = memoryview(bytearray(min(_PIECE, tensor.end - tensor.begin)))
+    with tensor.path.open("rb", buffering=0) as file:
+        file.seek(tensor.begin)
+        left = tensor.end - tensor.begin
+        while left:
+            count = file.readinto(buffer[: min(left, len(buffer))])
+            if not count:
+                raise _broken(tensor.path, "it ends within a tensor")
+            yield buffer[:count]
+            left -= count
 
 
 def tensor_places(path: Path) -> dict[str, TensorPlace]:

@@ -9,7 +9,8 @@ from typing import Any
 from pplr.errors import ModelError
 from pplr.models.hub.registry import Kind
 
-_TOKENIZERS = (
+SINGLE = "model.safetensors"
+TOKENIZERS = (
     "tokenizer.json",
     "tokenizer.model",
     "vocab.json",
@@ -19,31 +20,37 @@ _TOKENIZERS = (
 )
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 _DECODER_ENDINGS = ("ForCausalLM", "LMHeadModel")
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files that make up the weights in a model folder.
+def model_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a whole model's folder, which has a tokenizer too.
 
     Raises:
         ModelError: a file that a model needs is missing, or the weights are only there as pickles.
     """
-    if not (folder / "config.json").is_file():
+    _require_config(folder)
+    if not any((folder / name).is_file() for name in TOKENIZERS):
         raise ModelError(
-            f"{folder} has no config.json, so it is no model folder. Name a folder made by save_pretrained."
-        )
-    if not any((folder / name).is_file() for name in _TOKENIZERS):
-        raise ModelError(
-            f"{folder} has no tokenizer: none of {', '.join(_TOKENIZERS)} is there. "
+            f"{folder} has no tokenizer: none of {', '.join(TOKENIZERS)} is there. "
             "Copy the tokenizer files of the model into it."
         )
+    return weight_files(folder)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that make up the weights in a folder, of a whole model or of a part.
+
+    Raises:
+        ModelError: a file that weights need is missing, or they are only there as pickles.
+    """
+    _require_config(folder)
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
             f"{folder} holds an adapter beside a model (adapter_config.json). Merge it into the weights, or remove it."
         )
-    if (folder / _SINGLE).is_file():
-        return [folder / _SINGLE]
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
     if (folder / _INDEX).is_file():
         return _shards(folder)
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
@@ -53,7 +60,14 @@ def weight_files(folder: Path) -> list[Path]:
             "loaded, so pplr reads safetensors only. Save the model again with save_pretrained, which "
             "writes model.safetensors."
         )
-    raise ModelError(f"{folder} has no weights: neither {_SINGLE} nor {_INDEX} is there.")
+    raise ModelError(f"{folder} has no weights: neither {SINGLE} nor {_INDEX} is there.")
+
+
+def _require_config(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder} has no config.json, so it is no model folder. Name a folder made by save_pretrained."
+        )
 
 
 def _shards(folder: Path) -> list[Path]:

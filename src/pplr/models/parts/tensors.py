@@ -44,6 +44,10 @@ class TensorFiles:
     def __contains__(self, name: str) -> bool:
         return name in self._places
 
+    def place(self, name: str) -> TensorPlace:
+        """Return where a tensor lies."""
+        return self._places[name]
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor, without reading it."""
         return tuple(self._places[name].shape)
