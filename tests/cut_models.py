@@ -59,6 +59,7 @@ ENCODERS: dict[str, Callable[[], Any]] = {
     "bert": lambda: t.BertModel(t.BertConfig(**_ENCODER)),
     "roberta": lambda: t.RobertaModel(t.RobertaConfig(**_ENCODER)),
     "xlm-roberta": lambda: t.XLMRobertaModel(t.XLMRobertaConfig(**_ENCODER)),
+    "camembert": lambda: t.CamembertModel(t.CamembertConfig(**_ENCODER)),
     "mpnet": lambda: t.MPNetModel(t.MPNetConfig(**_ENCODER)),
     "distilbert": lambda: t.DistilBertModel(
         t.DistilBertConfig(

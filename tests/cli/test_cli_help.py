@@ -8,6 +8,7 @@ from pplr.cli.app import app
 
 COMMANDS = [
     ["demo"], ["init"], ["run"], ["evaluate"], ["recommend"], ["compare"], ["models", "list"], ["models", "pull"],
+    ["models", "part"],
     ["data", "check"], ["doctor"], ["plan"], ["pki", "init"], ["pki", "issue"], ["pki", "revoke"], ["pki", "list"],
     ["audit", "hidden-states"], ["trunk", "serve"], ["trunk", "check"],
     ["coordinator", "run"], ["silo", "run"], ["silo", "check"],

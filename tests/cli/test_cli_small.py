@@ -89,6 +89,21 @@ def test_models_that_cannot_be_pulled(cli, tmp_path, monkeypatch):
     assert done.stdout == ""
 
 
+def test_a_model_is_parted_for_both_or_for_one(cli, files, tmp_path):
+    done = cli("models", "part", files / "llama", "--bottom", "0", "--to", tmp_path / "parts")
+    assert done.exit_code == 0
+    folders = [tmp_path / "parts" / party for party in ("client", "server")]
+    assert done.stdout.split() == [str(folder) for folder in folders]
+    assert "the server's part (layer 1 of 2)" in " ".join(done.stderr.split())
+    assert [(folder / "tokenizer.json").exists() for folder in folders] == [True, False]
+    done = cli("models", "part", files / "bert", "--bottom", "0", "--party", "server", "--to", tmp_path / "mine", "-q")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert json.loads((tmp_path / "mine" / "manifest.json").read_text())["part"]["party"] == "server"
+    done = cli("models", "part", files / "llama", "--bottom", "3", "--to", tmp_path / "other")
+    assert done.exit_code == 2
+    assert "leave no layer for the server" in " ".join(done.stderr.split())
+
+
 def test_doctor_tells_programs_what_it_tells_people(cli, tmp_path, monkeypatch):
     monkeypatch.setenv("PPLR_CACHE", str(tmp_path))
     found = json.loads(cli("doctor", "--json").stdout)

@@ -116,12 +116,16 @@ def test_the_parts_have_every_layer_once(cut: Cut) -> None:
     assert len(cut.layers(Which.TRUNK, LAYERS)) >= 1
 
 
-def test_a_model_that_cannot_be_cut_is_named(tmp_path: Path) -> None:
-    from transformers import GPT2Config
+@pytest.mark.parametrize(("kind", "head"), [("GPT2", True), ("ModernBert", False), ("Electra", False), ("Phi3", True)])
+def test_a_model_that_cannot_be_cut_is_named(tmp_path: Path, kind: str, head: bool) -> None:
+    import transformers
 
-    GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=9).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"'gpt2' cannot be split .* placement.kind = 'whole'"):
-        load_part(tmp_path, [], Which.TRUNK, Cut(0), head=True)
+    config = getattr(transformers, f"{kind}Config")()
+    config.save_pretrained(tmp_path)
+    with pytest.raises(
+        ModelError, match=rf"'{config.model_type}' cannot be split .* placement.kind = 'whole', .* bert, .*xlm-roberta"
+    ):
+        load_part(tmp_path, [], Which.TRUNK, Cut(0), head=head)
 
 
 def test_a_tensor_that_is_cut_off_or_of_another_shape_is_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,11 +104,8 @@ def load_part(
     """
     tensors = files if isinstance(files, TensorFiles) else TensorFiles(files)
     part = _outlined(folder, which, cut, head=head, dtype=dtype)
-    for path, name in _sources(part, tensors, embedding is not None):
-        if name is None:
-            _assign(part.module, path, cast(Tensor, embedding))
-            continue
-        value = tensors.read(name)
+    for path, source in _sources(part, tensors, embedding):
+        value = source if isinstance(source, Tensor) else tensors.read(source)
         _assign(part.module, path, value.to(dtype) if value.is_floating_point() else value)
     part.module.requires_grad_(False)
     part.module.eval()
@@ -123,7 +120,7 @@ def stored_tensors(folder: Path, tensors: TensorFiles, which: Which, cut: Cut, *
     """
     with torch.device("meta"):
         part = _outlined(folder, which, cut, head=head, dtype=torch.float32)
-    return [name for _, name in _sources(part, tensors, False) if name is not None]
+    return [name for _, name in _sources(part, tensors, None) if isinstance(name, str)]
 
 
 def whole_config(folder: Path) -> Any:
@@ -177,18 +174,18 @@ def _remove_what_others_have(base: nn.Module, kind: Family, which: Which, *, dec
             setattr(base, path, None)
 
 
-def _sources(part: Part, tensors: TensorFiles, embedded: bool) -> Iterator[tuple[str, str | None]]:
+def _sources(part: Part, tensors: TensorFiles, embedding: Tensor | None) -> Iterator[tuple[str, str | Tensor]]:
     """Yield the path of every parameter and buffer of the part, and the name of the stored tensor with its value.
 
-    The name is None for a head that is tied to an embedding which is in memory already (`embedded`).
+    A head that is tied to `embedding`, which is in memory already, has this for its value.
     """
     base_prefix = f"{part.base.base_model_prefix}."
     tied = bool(part.prefix) and part.config.tie_word_embeddings
     for path in list(part.module.state_dict()):
         whole = part.path_in_whole(path) if path != "lm_head.weight" else path
         if path == "lm_head.weight" and tied and path not in tensors:
-            if embedded:
-                yield path, None
+            if embedding is not None:
+                yield path, embedding
                 continue
             whole = f"{part.prefix}{family(part.config.model_type).first}.weight"
         name = _stored_name(whole, part.prefix, base_prefix, tensors)
