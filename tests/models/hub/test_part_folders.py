@@ -139,7 +139,7 @@ def test_a_changed_weight_is_found(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ModelError, match="model.safetensors has the SHA-256"):
+    with pytest.raises(ModelError, match=r"model\.safetensors has the SHA-256"):
         resolve(str(client.path))
 
 
@@ -151,7 +151,7 @@ def test_a_manifest_that_makes_no_sense_is_refused(tmp_path: Path, part: dict[st
     with pytest.raises(ModelError, match="its manifest is damaged"):
         resolve(str(client.path))
     path.write_text("{")
-    with pytest.raises(ModelError, match="manifest.json is not valid JSON"):
+    with pytest.raises(ModelError, match=r"manifest\.json is not valid JSON"):
         resolve(str(client.path))
 
 
