@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pplr.data.dataset import Ints
 from pplr.errors import NumericalError
+from pplr.memory import give_back_freed
 from pplr.models.backbone import Backbone, E, Parameters
 from pplr.models.batching import shuffled_batches, sorted_batches
 from pplr.seeds import derive, numpy_generator
@@ -150,6 +151,7 @@ def train_locally(
                 report(StepProgress(step, len(schedule), total / max(targets, 1), tokens / watch.total()))
     if elsewhere is not None:
         elsewhere.finish()
+    give_back_freed()
     mean = total / targets if targets else math.nan
     return LocalResult(
         trained.values.detach(), mean, targets, tokens, len(schedule), {**watch.seconds, "total": watch.total()}

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pplr.errors import ModelError
+from pplr.memory import give_back_freed
 from pplr.models.hub.part_record import Party
 from pplr.models.hub.quiet import quiet
 from pplr.models.hub.registry import Kind
@@ -84,6 +85,7 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
     with quiet(), _explained(files):
         tokenizer = AutoTokenizer.from_pretrained(files.path, local_files_only=True, trust_remote_code=False)
     _prepare(tokenizer, files)
+    give_back_freed()  # a vocabulary is parsed in several times the memory that it takes
     return tokenizer
 
 
