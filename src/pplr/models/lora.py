@@ -28,6 +28,7 @@ TARGETS = {
     "bert": ("query", "value"),
     "roberta": ("query", "value"),
     "xlm-roberta": ("query", "value"),
+    "camembert": ("query", "value"),
     "longformer": ("query", "value"),
     "distilbert": ("q_lin", "v_lin"),
 }
