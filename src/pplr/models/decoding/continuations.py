@@ -15,7 +15,7 @@ from torch import Tensor
 from pplr.errors import NumericalError
 from pplr.models.decoding.trie import TitleTrie
 
-SOFTMAX_BYTES = 16 * 2**20
+SOFTMAX_BYTES = 4 * 2**20
 """Log-probabilities that are in memory at once beside the logits; those of a place do not depend on it."""
 
 Ints = NDArray[np.int64]
