@@ -31,12 +31,13 @@ class FrameFuzzer:
     """Draws frames.
 
     Attributes:
+        contract: what the session agreed on.
         ways: how a frame can be made wrong, by name.
     """
 
     def __init__(self, seed: int, contract: Contract) -> None:
         self._random = np.random.default_rng(seed)
-        self._contract = contract
+        self.contract = contract
         self.ways: dict[str, Callable[[], bytes]] = {
             "random bytes": lambda: self._bytes(int(self._random.integers(4096))),
             "spoilt": self._spoilt,
@@ -73,20 +74,20 @@ class FrameFuzzer:
         rows, length = (int(self._random.integers(1, most)) for most in (5, 12))
         lengths = self._random.integers(1, length + 1, size=(rows, 1))
         present = torch.from_numpy(np.arange(length) < lengths)
-        return States(self._normal(rows, length, self._contract.width) * present[..., None], present)
+        return States(self._normal(rows, length, self.contract.width) * present[..., None], present)
 
     def forward(self, number: int, given: States, **changes: Any) -> Frame:
         """Return a forward pass that will have a backward pass."""
         rows, length = given.present.shape
         manner = vars(Manner(causal=True, dropout=int(self._random.integers(2**31)), gradients=True))
         fields = {"rows": rows, "length": length, "start": 0, **manner, **changes}
-        return Frame(Kind.FORWARD, number, fields, state_tensors(given, self._contract, present=True))
+        return Frame(Kind.FORWARD, number, fields, state_tensors(given, self.contract, present=True))
 
     def backward(self, number: int, of: int, given: States) -> Frame:
         """Return the gradient for what came of pass `of`."""
         rows, length = given.present.shape
         fields = {"of": of, "start": 0, "rows": rows, "length": length}
-        return Frame(Kind.BACKWARD, number, fields, state_tensors(given, self._contract, present=True))
+        return Frame(Kind.BACKWARD, number, fields, state_tensors(given, self.contract, present=True))
 
     def read(self, number: int, reading: int = 1, *, read: int = 0) -> Frame:
         """Return new tokens for a reading of two rows that has `read` tokens."""
@@ -94,7 +95,7 @@ class FrameFuzzer:
         fields = {"reading": reading, "room": 4, "adapted": True, "best": False, "rows": 2, "new": new}
         positions = torch.arange(read, read + new).expand(2, new)
         sight = Sight(torch.ones(2, read + new, dtype=torch.bool))
-        tensors = read_tensors(self._normal(2, new, self._contract.width), positions, sight, self._contract)
+        tensors = read_tensors(self._normal(2, new, self.contract.width), positions, sight, self.contract)
         return Frame(Kind.READ, number, fields | {"all": read + new, "full": False}, tensors)
 
     def _proper_frame(self) -> Frame:
@@ -198,7 +199,7 @@ class FrameFuzzer:
 
     def _another_codec(self) -> bytes:
         frame = self._with_tensors()
-        others = [name for name in CODECS if name != self._contract.codec.name]
+        others = [name for name in CODECS if name != self.contract.codec.name]
         found = CODECS[self._one(others)].encode(frame.tensors["rows.values"])
         tensors = {name: value for name, value in frame.tensors.items() if name != "rows.values"}
         tensors |= {f"rows.{name}": value for name, value in found.items()}
