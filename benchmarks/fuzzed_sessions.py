@@ -50,6 +50,8 @@ class SessionFuzzer:
         if drawn < 0.4:
             name = str(self._random.choice(list(self.ways)))
             return name, begun + [encoded(frame) for frame in self.ways[name]()]
+        if drawn < 0.405:
+            return "too large", [*begun, bytes(self._frames.contract.limits.frame_bytes + 1)]
         if drawn < 0.6:
             begun += [encoded(self._frames.forward(10**6, self._frames.states()))]
         way, data = self._frames.draw()
