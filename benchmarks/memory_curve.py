@@ -36,13 +36,14 @@ class MemoryCurve:
     def figures(self, warm_up: float) -> dict[str, Any]:
         """Return how much memory grows behind the first `warm_up` seconds, and the curve thinned out.
 
-        The growth is that of a straight line through all points (least squares), as a share of their median; `ends` is
-        the median of the last fifth over that of the first.
+        The growth is that of a straight line through all points (least squares), as a share of their median. The floor
+        is the least that is held in the first fifth of that time, and in the last: what is left when nothing is computed.
         """
         seconds, resident, sessions = (np.array(column, np.float64) for column in zip(*self._points, strict=True))
         judged = seconds >= min(warm_up, seconds[-1] / 2)
         slope, _ = np.polyfit(seconds[judged], resident[judged], 1)
         median, fifth = float(np.median(resident[judged])), max(1, int(judged.sum()) // 5)
+        first, last = float(resident[judged][:fifth].min()), float(resident[judged][-fifth:].min())
         return {
             "samples": len(seconds),
             "judged_from_second": float(seconds[judged][0]),
@@ -50,7 +51,8 @@ class MemoryCurve:
             "highest_bytes": float(resident.max()),
             "bytes_per_minute": float(slope * 60),
             "growth_share": float(slope * np.ptp(seconds[judged]) / median),
-            "ends": float(np.median(resident[judged][-fifth:]) / np.median(resident[judged][:fifth])),
+            "floor_bytes": {"first": first, "last": last},
+            "floor_growth_share": last / first - 1,
             "sessions": {"median": float(np.median(sessions)), "most": float(sessions.max())},
             "curve": [
                 {"second": round(at), "megabytes": round(size / 1e6, 1), "sessions": int(count)}

@@ -119,7 +119,7 @@ def served(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     )
     (work / "trunk.toml").write_text(config_toml(config), encoding="utf-8")
     limits = [word for name, value in LIMITS.model_dump().items() for word in ("--limit", f"{name}={value}")]
-    with Server(work, 8192, "--metrics-port", "0", *limits) as server:
+    with Server(work, "--metrics-port", "0", *limits) as server:
         config = config.model_copy(update={"placement": placement.model_copy(update={"server": server.address})})
         files = resolve(str(work / "model"))
         access = RemoteAccess(config, files, names)

@@ -28,7 +28,6 @@ from pplr.models.hub import resolve
 from pplr.models.parts.settings import SplitPlacement
 from pplr.models.settings import GenerativeSettings
 from pplr.training import TrainingSettings
-from pplr.trunk.fields import Limits
 from pplr.trunk.remote import RemoteAccess
 from pplr.trunk.work import Manner, States
 from result_file import write_result
@@ -63,7 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
             placement=placement,
         )
         (work / "trunk.toml").write_text(config_toml(config), encoding="utf-8")
-        with Server(work, 8192, "--metrics-port", "0", "--limit", f"passes={PASSES}") as server:
+        options_of_server = ("--joint-tokens", "8192", "--metrics-port", "0", "--limit", f"passes={PASSES}")
+        with Server(work, *options_of_server) as server:
             placement = placement.model_copy(update={"server": server.address})
             training = TrainingSettings(learning_rate=1e-3, batch_examples=options.batch)
             active = names[: options.active]
