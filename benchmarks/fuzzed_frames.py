@@ -17,8 +17,9 @@ from torch import Tensor
 
 from pplr.models.causal.interface import Sight
 from pplr.trunk.codecs import CODECS
-from pplr.trunk.fields import COORDINATORS, Contract
-from pplr.trunk.frames import Frame, Kind, encoded
+from pplr.trunk.fields import CLIENTS, COORDINATORS, Contract
+from pplr.trunk.frames import Frame, Kind, WireError, decoded, encoded
+from pplr.trunk.messages import request
 from pplr.trunk.payload import read_tensors, state_tensors
 from pplr.trunk.work import Manner, States
 
@@ -68,6 +69,16 @@ class FrameFuzzer:
         """Return a frame, and the way in which it is wrong."""
         name = self._one(tuple(self.ways))
         return name, self.ways[name]()
+
+    def accepted(self, data: bytes) -> bool:
+        """Return whether the server reads `data` as a client's request; a WireError refuses it, nothing else may be raised."""
+        try:
+            frame = decoded(data, self.contract.limits.frame_bytes)
+            if frame.kind in CLIENTS:
+                request(frame, self.contract)
+        except WireError:
+            return False
+        return frame.kind in CLIENTS
 
     def states(self) -> States:
         """Return states of some rows, with padding."""
@@ -148,14 +159,25 @@ class FrameFuzzer:
     def _place(self, old: list[int]) -> Any:
         begin, end = old
         return self._other(
-            old, [end, begin], [begin + 1, end + 1], [begin, end + 4], [0, 2**40], [-4, end], [begin], [], None, [1.0, 2.0]
+            old,
+            [end, begin],
+            [begin + 1, end + 1],
+            [begin, end + 4],
+            [0, 2**40],
+            [-4, end],
+            [begin],
+            [],
+            None,
+            [1.0, 2.0],
         )
 
     def _tensor_name(self) -> bytes:
         header, content = _parted(encoded(self._with_tensors()))
         name = self._one([name for name in header if name != "__metadata__"])
         entry = header.pop(name)
-        other = self._one(("", "../a", "a" * 5000, "rows", "rows.other", "x.values", "rows.values.more", "\u202e", "ROWS.values"))
+        other = self._one(
+            ("", "../a", "a" * 5000, "rows", "rows.other", "x.values", "rows.values.more", "\u202e", "ROWS.values")
+        )
         return _joined(header | {other: entry}, content)
 
     def _about(self) -> bytes:
@@ -165,7 +187,10 @@ class FrameFuzzer:
             *(("pplr", value) for value in ("", "0", "2", "1.0", "x" * 3000, 1)),
             *(("kind", value) for value in ("", "Forward", "shutdown", "hello", "welcome", "x" * 3000, 5, None)),
             *(("number", value) for value in ("", "-1", "1e3", "0x1", "9" * 19, "9" * 3000, 1, "१", " 1")),
-            *(("fields", value) for value in ("", "[]", "null", "{", "NaN", '{"a":NaN}', '{"a":1,"a":2}', "[" * 9000, 7)),
+            *(
+                ("fields", value)
+                for value in ("", "[]", "null", "{", "NaN", '{"a":NaN}', '{"a":1,"a":2}', "[" * 9000, 7)
+            ),
             ("more", "1"),
         )
         key, value = self._one(lies)
@@ -176,7 +201,18 @@ class FrameFuzzer:
         return _joined(header, content)
 
     def _no_object(self) -> bytes:
-        texts = (b"[]", b"null", b"1", b"{", b"{}}", b"NaN", b'{"a":1,"a":1}', b'{"__metadata__":[]}', b"\xff\xfe{}", b"")
+        texts = (
+            b"[]",
+            b"null",
+            b"1",
+            b"{",
+            b"{}}",
+            b"NaN",
+            b'{"a":1,"a":1}',
+            b'{"__metadata__":[]}',
+            b"\xff\xfe{}",
+            b"",
+        )
         deep = b'{"a":' * int(self._random.integers(1, 12000))
         text = self._one((*texts, deep[:65000]))
         return _padded(text) + self._bytes(int(self._random.integers(64)))
@@ -194,7 +230,9 @@ class FrameFuzzer:
     def _not_finite(self) -> bytes:
         frame = self._with_tensors()
         values = frame.tensors["rows.values"].clone()
-        values.view(-1)[int(self._random.integers(values.numel()))] = self._one((float("nan"), float("inf"), -float("inf")))
+        values.view(-1)[int(self._random.integers(values.numel()))] = self._one(
+            (float("nan"), float("inf"), -float("inf"))
+        )
         return encoded(Frame(frame.kind, frame.number, frame.fields, {**frame.tensors, "rows.values": values}))
 
     def _another_codec(self) -> bytes:

@@ -116,7 +116,9 @@ class Soak:
                 control.mix(mixing, number)
                 control.save(number)
                 self._compare(number)
-                print(f"{time.monotonic() - self._begun:.0f} s: {self._counts}, off by {self._worst[-1]:.1e}", flush=True)
+                print(
+                    f"{time.monotonic() - self._begun:.0f} s: {self._counts}, off by {self._worst[-1]:.1e}", flush=True
+                )
         fresh = self._fresh_client()
         for host in (*self._active, *self._idle, self._reference):
             host.end()
