@@ -132,7 +132,7 @@ class FrameFuzzer:
         data = bytearray(self._proper())
         header = 8 + struct.unpack("<Q", data[:8])[0]
         for _ in range(int(self._random.integers(1, 5))):
-            place, size = int(self._random.integers(header)), int(self._random.integers(4))
+            place, size = int(self._random.integers(min(header, len(data)))), int(self._random.integers(4))
             if size:
                 data[place : place + size] = self._bytes(int(self._random.integers(4)))
             else:
