@@ -70,9 +70,12 @@ class Hosted:
         self._process.join()
         self.pipe.close()
 
-    def end(self) -> None:
-        """Let it leave."""
+    def leave(self) -> None:
+        """Tell it to leave."""
         self.pipe.send(None)
+
+    def end(self) -> None:
+        """Wait until it has left."""
         self._process.join(60)
 
 

@@ -120,7 +120,10 @@ class Soak:
                     f"{time.monotonic() - self._begun:.0f} s: {self._counts}, off by {self._worst[-1]:.1e}", flush=True
                 )
         fresh = self._fresh_client()
-        for host in (*self._active, *self._idle, self._reference):
+        everybody = (*self._active, *self._idle, self._reference)
+        for host in everybody:
+            host.leave()
+        for host in everybody:
             host.end()
         access.close()
         left = self._left()
