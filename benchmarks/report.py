@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +58,18 @@ def _overview(results: dict[str, Result]) -> str:
     rows = []
     for name, what, key, target, least in TARGETS:
         if name in results:
-            value = reduce(lambda part, one: part[one], key.split("."), results[name])
+            value = _figure(results[name], key)
             met = value >= target if least else value <= target
             shown = percent if key.endswith("share") else times
             bound = f"{'at least' if least else 'at most'} {shown(target)}"
             rows.append([what, shown(value), bound, "met" if met else "missed"])
     return table(["", "measured", "target", ""], rows) if rows else ""
+
+
+def _figure(result: Result, key: str) -> float:
+    """Return the figure under a key, or under `section.key`."""
+    section, _, name = key.rpartition(".")
+    return float((result[section] if section else result)[name])
 
 
 def _training_throughput(r: Result) -> str:
@@ -310,7 +315,7 @@ TARGETS: tuple[tuple[str, str, str, float, bool], ...] = (
     ),
     ("trunk_soak", "growth of the trunk's server among clients that are killed", "memory.growth_share", 0.05, False),
 )
-"""Benchmark, what it says, its key in the result file (parts of it behind dots), the target, and whether that is the least (else the most)."""
+"""Benchmark, what it says, its key in the result file (or section.key), the target, and whether that is the least (else the most)."""
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def codecs(r: Result) -> str:
 def soak(r: Result) -> str:
     """Return the section of trunk_soak.py."""
     memory = r["memory"]
-    first, last = (memory["floor_bytes"][key] / 1e6 for key in ("first", "last"))
+    first, last = (memory["floor_megabytes"][key] for key in ("first", "last"))
     rows = [[str(point["second"]), f"{point['megabytes']:.0f}", str(point["sessions"])] for point in memory["curve"]]
     return (
         f"{r['clients']} clients connected, {r['active']} of them training, for {r['seconds'] / 60:.0f} minutes. Every "
@@ -81,7 +81,7 @@ def soak(r: Result) -> str:
         "seconds.\n\n"
         f"Resident memory of the server from second {memory['judged_from_second']:.0f} on: a straight line through all samples "
         f"(one a second) grows by **{percent(memory['growth_share'])}** of the median, {memory['median_bytes'] / 1e6:.0f} MB; "
-        f"the least that was held grew by {percent(memory['floor_growth_share'])}, from {first:.0f} MB in the first fifth of that "
+        f"the least that was held grew by {percent(last / first - 1)}, from {first:.0f} MB in the first fifth of that "
         "time to "
         f"{last:.0f} MB in the last. What is above is the batch being computed, which depends on how many clients wait together.\n\n"
         + table(["second", "memory (MB)", "sessions"], rows[:: -(-len(rows) // 20)])
