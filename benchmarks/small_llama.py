@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
@@ -32,4 +33,5 @@ def write_small_llama(folder: Path, *, width: int = 128, layers: int = 8) -> Non
     with torch.random.fork_rng():
         torch.manual_seed(1)
         LlamaForCausalLM(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", pad_token="<pad>").save_pretrained(folder)
+    tokenizer: Any = PreTrainedTokenizerFast
+    tokenizer(tokenizer_object=inner, eos_token="<end>", pad_token="<pad>").save_pretrained(folder)

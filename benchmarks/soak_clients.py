@@ -19,7 +19,8 @@ from torch import Tensor
 
 from pplr.config import Config
 from pplr.data import load
-from pplr.models.generative import GenerativeBackbone, TitleExamples
+from pplr.models.backbone import Backbone
+from pplr.models.generative import TitleExamples
 from pplr.models.hub import resolve
 from pplr.seeds import numpy_generator
 from pplr.training import Place, TrainingSettings, train_locally
@@ -126,7 +127,7 @@ class Trainer:
         dataset = load(plan.config.data, Path()).dataset
         backbone, _ = load_backbone(plan.config, dataset.catalogue, lambda event: None)
         self._plan = plan
-        self._backbone: GenerativeBackbone = backbone
+        self._backbone: Backbone[TitleExamples] = backbone
         self._examples: TitleExamples = backbone.examples(dataset.training())
 
     def round(self, link: Link, name: str, number: int) -> int:

@@ -33,7 +33,7 @@ from pplr.models.hub import ModelFiles, resolve
 from pplr.models.parts.settings import SplitPlacement
 from pplr.models.settings import GenerativeSettings
 from pplr.pki import Identity, Party, Role
-from pplr.trunk.build import LoadedTrunk, agreement, run_digest
+from pplr.trunk.build import LoadedTrunk, agreement, run_digest, split_placement
 from pplr.trunk.codecs import CODECS
 from pplr.trunk.connection import METHOD, OPTIONS
 from pplr.trunk.fields import Contract, HelloFields, Limits
@@ -149,14 +149,14 @@ async def _attacked(
     unexpected: list[str] = []
     contract = Contract(WIDTH, True, CODECS["float32"], 1, LIMITS, clients=len(names) + 1)
     hello = HelloFields(agreement=agreement(config, files), run=run_digest(config), codec="float32", bucket=1)
-    left, slowest = options.sessions, 0.0
+    left, slowest, placement = options.sessions, 0.0, split_placement(config)
 
     async def one(name: str, number: int) -> None:
         nonlocal left, slowest
         fuzzer = SessionFuzzer(FrameFuzzer(options.seed + 1 + number, contract), hello, options.seed + number)
-        party = Party.load(Path(config.placement.certificates), Identity(Role.CLIENT, name))
+        party = Party.load(Path(placement.certificates), Identity(Role.CLIENT, name))
         credentials = grpc.ssl_channel_credentials(party.authority, party.key, party.certificate)
-        async with grpc.aio.secure_channel(config.placement.server, credentials, options=OPTIONS) as channel:
+        async with grpc.aio.secure_channel(placement.server, credentials, options=OPTIONS) as channel:
             while left > 0:
                 left -= 1
                 way, frames = fuzzer.draw()

@@ -44,7 +44,8 @@ class Server:
                 break
         else:
             raise RuntimeError("the server did not start: " + "".join(self.log))
-        threading.Thread(target=lambda: self.log.extend(self._process.stderr or ()), daemon=True).start()
+        self._listening = threading.Thread(target=lambda: self.log.extend(self._process.stderr or ()), daemon=True)
+        self._listening.start()
         return self
 
     @property
@@ -65,6 +66,9 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait()
+        self._listening.join()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
 
 
 def make_certificates(folder: Path, clients: Sequence[str]) -> None:

@@ -148,11 +148,12 @@ class Soak:
             host.pipe.send(number)
         missing, heard = {host.names[0] for host in self._active}, time.monotonic()
         while missing:
-            hosts = {host.pipe: host for host in self._active if host.names[0] in missing}
-            for pipe in wait(list(hosts), max(0.0, min(1.0, self._next_kill - time.monotonic()))):
-                (round_number, steps), heard = pipe.recv(), time.monotonic()
+            hosts = [host for host in self._active if host.names[0] in missing]
+            ready = wait([host.pipe for host in hosts], max(0.0, min(1.0, self._next_kill - time.monotonic())))
+            for host in [host for host in hosts if host.pipe in ready]:
+                (round_number, steps), heard = host.pipe.recv(), time.monotonic()
                 if round_number == number:
-                    missing.discard(hosts[pipe].names[0])
+                    missing.discard(host.names[0])
                     self._counts["steps"] += steps
             if time.monotonic() - heard > STUCK_SECONDS:
                 raise SystemExit(f"No answer of {', '.join(sorted(missing))} for {STUCK_SECONDS:g} s: {self._counts}")
