@@ -1,13 +1,13 @@
-"""Resident memory of this process as Linux counts it: now, and at its highest."""
+"""Resident memory of a process as Linux counts it: now, and at its highest."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 
-def resident_bytes() -> int:
-    """Return the resident memory now (VmRSS)."""
-    return _status("VmRSS")
+def resident_bytes(process: int | None = None) -> int:
+    """Return the resident memory (VmRSS) of a process now; without its id, of this one."""
+    return _status("VmRSS", "self" if process is None else str(process))
 
 
 def peak_bytes() -> int:
@@ -20,9 +20,10 @@ def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def _status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+def _status(key: str, process: str = "self") -> int:
+    path = Path("/proc") / process / "status"
+    for line in path.read_text(encoding="utf-8").splitlines():
         name, _, value = line.partition(":")
         if name == key:
             return int(value.split()[0]) * 1024
-    raise OSError(f"/proc/self/status has no line {key}: this benchmark needs Linux.")
+    raise OSError(f"{path} has no line {key}: this benchmark needs Linux, and that the process runs.")

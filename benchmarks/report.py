@@ -11,6 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import trunk_sections
+from page_parts import percent, table, times, with_error
+
 HERE = Path(__file__).parent
 Result = dict[str, Any]
 INTRODUCTION = """# Benchmarks
@@ -53,14 +56,20 @@ def page(results: dict[str, Result]) -> str:
 
 def _overview(results: dict[str, Result]) -> str:
     rows = []
-    for name, (what, key, target, least) in TARGETS.items():
+    for name, what, key, target, least in TARGETS:
         if name in results:
-            value = results[name][key]
+            value = _figure(results[name], key)
             met = value >= target if least else value <= target
-            shown = _percent if key.endswith("share") else _times
+            shown = percent if key.endswith("share") else times
             bound = f"{'at least' if least else 'at most'} {shown(target)}"
             rows.append([what, shown(value), bound, "met" if met else "missed"])
-    return _table(["", "measured", "target", ""], rows) if rows else ""
+    return table(["", "measured", "target", ""], rows) if rows else ""
+
+
+def _figure(result: Result, key: str) -> float:
+    """Return the figure under a key, or under `section.key`."""
+    section, _, name = key.rpartition(".")
+    return float((result[section] if section else result)[name])
 
 
 def _training_throughput(r: Result) -> str:
@@ -70,20 +79,20 @@ def _training_throughput(r: Result) -> str:
             f"{r[key]['examples_per_second']:.2f}",
             f"{r[key]['seconds']['median']:.0f} ({r[key]['seconds']['min']:.0f} to {r[key]['seconds']['max']:.0f})",
             f"{r[key]['cpu_seconds']:.0f}",
-            _percent(r[key]["share_of_matmul_peak"]),
-            _percent(r[key]["share_of_matmul_peak_in_cpu_time"]),
+            percent(r[key]["share_of_matmul_peak"]),
+            percent(r[key]["share_of_matmul_peak_in_cpu_time"]),
         ]
         for name, key in (("pplr", "ours"), ("Trainer + PEFT", "theirs"))
     ]
     head = ["", "examples/s", "seconds an epoch (range)", "CPU seconds", "useful share of peak", "in CPU time"]
-    table = _table(head, rows)
+    measured = table(head, rows)
     return (
         f"{r['model']} with LoRA on queries and values, float32, {r['examples']} examples of {r['data']} "
         f"({r['tokens_per_example']:.0f} tokens each), {r['theirs_examples_per_step']} examples per step "
         f"({r['ours_examples_per_step']:.1f} on average for pplr), {r['repeats']} epochs each in turn after a warm-up. "
-        f"The ratio is **{_times(r['ratio'])}** in wall time, and {_times(r['ratio_of_cpu_seconds'])} in CPU time. "
+        f"The ratio is **{times(r['ratio'])}** in wall time, and {times(r['ratio_of_cpu_seconds'])} in CPU time. "
         f"Before training both measure the same loss: {r['loss_before']['ours']:.5f} and "
-        f"{r['loss_before']['theirs']:.5f}.\n\n{table}\n"
+        f"{r['loss_before']['theirs']:.5f}.\n\n{measured}\n"
         "Where it comes from: the start that all prompts of a batch share is read once, logits are computed at target "
         "tokens only, batches hold texts of similar length, and attention needs no mask. "
         f"Trainer + PEFT reads {r['theirs_padded_tokens_per_example']:.0f} tokens an example with its padding.\n\n"
@@ -107,9 +116,9 @@ def _aggregation(r: Result) -> str:
     ]
     return (
         f"{r['clients']:,} clients of {r['parameters']:,} parameters, a bank of {r['bank_bytes'] / 1e9:.1f} GB. "
-        f"Comparing and mixing all rows takes **{_times(r['ratio'])}** the time of the two bare products "
-        f"({_times(r['ratio_of_cpu_seconds'])} in CPU time). The bank's own memory is reused: the bare product needs "
-        "a second bank.\n\n" + _table(["", "seconds", "extra memory (MB)"], rows)
+        f"Comparing and mixing all rows takes **{times(r['ratio'])}** the time of the two bare products "
+        f"({times(r['ratio_of_cpu_seconds'])} in CPU time). The bank's own memory is reused: the bare product needs "
+        "a second bank.\n\n" + table(["", "seconds", "extra memory (MB)"], rows)
     )
 
 
@@ -118,36 +127,36 @@ def _memory(r: Result) -> str:
     row = r["runs"]["5"][0]["row_bytes"]
     return (
         f"Peak resident memory of a whole federation in one process, {r['model']} as generative backbone, "
-        f"{r['examples_per_client']} training examples per client. Five clients take **{_times(r['ratio'])}** the "
+        f"{r['examples_per_client']} training examples per client. Five clients take **{times(r['ratio'])}** the "
         f"memory of one: the model is there once, and a client is a row of {row / 1e6:.1f} MB and some copies.\n\n"
-        + _table(["clients", "peak (MB)"], rows)
+        + table(["clients", "peak (MB)"], rows)
     )
 
 
 def _engine_overhead(r: Result) -> str:
     phases = ("encode", "forward", "backward", "optimiser", "evaluation", "overhead", "total")
     rows = [
-        [name, *(f"{figures[phase]:.2f}" for phase in phases), _percent(figures["overhead_share"])]
+        [name, *(f"{figures[phase]:.2f}" for phase in phases), percent(figures["overhead_share"])]
         for name, figures in r["backbones"].items()
     ]
     return (
         f"Five clients, {r['rounds']} rounds, {r['data']}. Overhead is what is left of the rounds' wall time without "
         "the clients' training and evaluation: coordinator, engine, mixing, and a checkpoint after each round.\n\n"
-        + _table(["backbone", *(f"{phase} (s)" for phase in phases), "overhead"], rows)
+        + table(["backbone", *(f"{phase} (s)" for phase in phases), "overhead"], rows)
     )
 
 
 def _sequence_speed(r: Result) -> str:
     seconds = r["seconds_per_epoch"]
     phases = {name: value for name, value in r["phases"].items() if name != "total"}
-    rows = [[name, f"{value:.2f}", _percent(value / r["phases"]["total"])] for name, value in phases.items()]
+    rows = [[name, f"{value:.2f}", percent(value / r["phases"]["total"])] for name, value in phases.items()]
     return (
         f"One client with all of {r['data']}: {r['events']:,} events, {r['items']:,} items, {r['steps']} steps. "
         f"An epoch takes **{seconds['median']:.1f} s** ({seconds['min']:.1f} to {seconds['max']:.1f}), "
-        f"{r['events_per_second']:,.0f} events a second, {_percent(r['share_of_matmul_peak'])} of the best rate of "
+        f"{r['events_per_second']:,.0f} events a second, {percent(r['share_of_matmul_peak'])} of the best rate of "
         f"a matrix product ({r['matmul_peak_gflops']:.0f} GFLOP/s), "
-        f"{_percent(r['share_of_matmul_peak_in_cpu_time'])} in CPU time.\n\n"
-        + _table(["phase", "seconds", "share"], rows)
+        f"{percent(r['share_of_matmul_peak_in_cpu_time'])} in CPU time.\n\n"
+        + table(["phase", "seconds", "share"], rows)
     )
 
 
@@ -159,7 +168,7 @@ def _beam_search(r: Result) -> str:
     return (
         f"{r['beams']} beams over {r['titles']:,} titles, {r['users']} users, prompts of {r['prompt_tokens_mean']:.0f} "
         "tokens, against `prefix_allowed_tokens_fn` with ready tensors. The beams and their scores are equal. Ratio: "
-        f"**{_times(r['ratio'])}**.\n\n" + _table(["", "users/s"], rows)
+        f"**{times(r['ratio'])}**.\n\n" + table(["", "users/s"], rows)
     )
 
 
@@ -199,19 +208,19 @@ def _plan_measured(r: Result) -> str:
         f"What `pplr plan` foretells stands in brackets behind what was measured: {r['model']}, {r['codec']}, batches of "
         f"{r['batch_tokens']:,} tokens, {r['examples']} examples of {r['data']}. Each process is a fresh one: a client "
         "with bottom and top, whose frames are written, counted and come back unchanged; a server with the trunk; the "
-        f"whole model. A client with k = {r['small_bottom']} takes **{_percent(r['client_share'])}** of the memory of the "
+        f"whole model. A client with k = {r['small_bottom']} takes **{percent(r['client_share'])}** of the memory of the "
         f"whole model's process; {r['runtime_bytes'] / 1e6:,.0f} MB of either are Python and its libraries, so with smaller "
-        f"batches the share is larger: {_percent(usual['client'] / usual['whole'])} at {r['usual_batch_tokens']:,} tokens "
+        f"batches the share is larger: {percent(usual['client'] / usual['whole'])} at {r['usual_batch_tokens']:,} tokens "
         f"({usual['client'] / 1e6:,.0f} of {usual['whole'] / 1e6:,.0f} MB). A plan "
         "counts full batches of equal texts, so it foretells more bytes a step than batches of mixed lengths have.\n\n"
-        + _table([*head, "client (s)", "server (s)"], rows)
+        + table([*head, "client (s)", "server (s)"], rows)
     )
     if "large" not in r:
         return text
     large = r["large"]
     return text + (
         f"\nOf a 7B-class Llama ({large['weights_bytes'] / 1e9:.1f} GB in {large['dtype']}) a client with k = "
-        f"{r['small_bottom']} loads {large['read_bytes'] / 1e9:.2f} GB, **{_percent(r['large_share'])}** of the weights "
+        f"{r['small_bottom']} loads {large['read_bytes'] / 1e9:.2f} GB, **{percent(r['large_share'])}** of the weights "
         f"(planned: {large['planned_bytes'] / 1e9:.2f} GB); its process grows from {large['runtime_bytes'] / 1e6:,.0f} to "
         f"{large['peak_bytes'] / 1e6:,.0f} MB.\n"
     )
@@ -227,7 +236,7 @@ def _paper_scale(r: Result) -> str:
     return (
         f"The generative backbone at the paper's scale: {len(names)} clients, {sum(r['examples'].values()):,} training "
         "examples. Validation loss per target token, before training and after each round.\n\n"
-        + _table(["round", "seconds", *names], rows)
+        + table(["round", "seconds", *names], rows)
     )
 
 
@@ -245,13 +254,13 @@ def _hidden_states(r: Result) -> str:
         rows = [
             [
                 str(run["bottom"]),
-                *(_with_error(run["figures"][name]["titles"]) for name in names),
-                _with_error(run["figures"][run["best"]]["tokens"]),
+                *(with_error(run["figures"][name]["titles"]) for name in names),
+                with_error(run["figures"][run["best"]]["tokens"]),
                 f"{run['figures'][run['best']]['rouge_l']['value']:.3f}",
             ]
             for run in runs
         ]
-        parts.append(f"{model}, {runs[0]['layers']} layers:\n\n{_table(head, rows)}")
+        parts.append(f"{model}, {runs[0]['layers']} layers:\n\n{table(head, rows)}")
     return "\n".join(parts)
 
 
@@ -268,23 +277,6 @@ def _where(r: Result) -> str:
     return "*" + "; ".join(fact for fact in facts if fact) + ".*\n"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def _times(value: float) -> str:
-    return f"{value:.2f} times"
-
-
-def _with_error(estimate: Result) -> str:
-    return f"{100 * estimate['value']:.1f} ± {100 * estimate['error']:.1f}%"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
-
-
 SECTIONS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "training_throughput": ("Training the generative backbone", _training_throughput),
     "sequence_speed": ("Training the sequence backbone", _sequence_speed),
@@ -293,17 +285,37 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "aggregation": ("Comparing and mixing many clients", _aggregation),
     "beam_search": ("Catalogue-constrained beam search", _beam_search),
     "plan_measured": ("What a plan foretells, and what was measured", _plan_measured),
+    "trunk_training": ("Training through a trunk's server", trunk_sections.training),
+    "codec_quality": ("What codecs cost in quality", trunk_sections.codecs),
+    "trunk_soak": ("A trunk's server among clients that are killed", trunk_sections.soak),
+    "trunk_fuzz": ("A trunk's server among frames that are wrong", trunk_sections.fuzz),
     "paper_scale": ("Training at the paper's scale", _paper_scale),
     "hidden_states": ("Reading histories from hidden states", _hidden_states),
 }
-TARGETS: dict[str, tuple[str, str, float, bool]] = {
-    "training_throughput": ("training throughput against Trainer + PEFT", "ratio", 1.6, True),
-    "memory": ("memory of five clients against one", "ratio", 1.25, False),
-    "engine_overhead": ("share of a round outside training and evaluation", "overhead_share", 0.03, False),
-    "aggregation": ("time of aggregation against two bare products", "ratio", 1.3, False),
-    "beam_search": ("beam search against transformers", "ratio", 4.0, True),
-    "plan_measured": ("memory of a client with k = 2 against the whole model's process", "client_share", 0.45, False),
-}
+TARGETS: tuple[tuple[str, str, str, float, bool], ...] = (
+    ("training_throughput", "training throughput against Trainer + PEFT", "ratio", 1.6, True),
+    ("memory", "memory of five clients against one", "ratio", 1.25, False),
+    ("engine_overhead", "share of a round outside training and evaluation", "overhead_share", 0.03, False),
+    ("aggregation", "time of aggregation against two bare products", "ratio", 1.3, False),
+    ("beam_search", "beam search against transformers", "ratio", 4.0, True),
+    ("plan_measured", "memory of a client with k = 2 against the whole model's process", "client_share", 0.45, False),
+    (
+        "trunk_training",
+        "time of one client through the trunk's server against the whole model",
+        "split_over_whole",
+        1.15,
+        False,
+    ),
+    (
+        "trunk_training",
+        "samples per second of clients at once against one after another, CPU",
+        "at_once_speedup",
+        1.0,
+        True,
+    ),
+    ("trunk_soak", "growth of the trunk's server among clients that are killed", "memory.growth_share", 0.05, False),
+)
+"""Benchmark, what it says, its key in the result file (or section.key), the target, and whether that is the least (else the most)."""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Runs the benchmarks one after another, each in a process of its own, and writes docs/benchmarks.md.
 
-    python benchmarks/run_all.py                          # on the demo data; about half an hour on two cores
+    python benchmarks/run_all.py                          # on the demo data; about an hour on two cores
     python benchmarks/run_all.py --games FOLDER           # on amazon-games (interactions.csv.gz, items.csv.gz)
     python benchmarks/run_all.py --games FOLDER --slow    # and the audit of hidden states, and the run at the paper's
                                                           # scale: two to three hours more
@@ -59,9 +59,13 @@ def planned(games: Path | None, work: Path, *, slow: bool) -> dict[str, list[str
         "plan_measured": data,
         "sequence_speed": [],
         "demo_quality": ["--work", str(work / "demo-quality")],
+        "trunk_training": data,
+        "trunk_soak": [],
+        "trunk_fuzz": [],
     }
     if slow:
         commands["hidden_states"] = []
+        commands["codec_quality"] = ["--work", str(work / "codec-quality")]
     if slow and games is not None:
         commands[SLOW] = ["--data", str(games), "--work", str(work / SLOW)]
     return commands

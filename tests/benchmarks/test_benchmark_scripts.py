@@ -243,3 +243,29 @@ def test_strategies_are_compared_by_their_best_validation(script, tmp_path, file
         assert one["overall"] >= max(one["by_round"]) - 1e-12, "each client keeps the row that was best for itself"
     assert [one["strategy"]["kind"] for one in result["runs"]] == ["local", "robust"]
     assert result_of(module, tmp_path / "again.json", *options)["runs"] == result["runs"], "nothing is trained twice"
+
+
+def test_a_soak_counts_kills_and_finds_no_wrong_row(script, tmp_path):
+    small = ["--clients", "4", "--active", "2", "--hosts", "1", "--examples", "8", "--width", "32", "--layers", "4"]
+    module = script("trunk_soak")
+    result = result_of(module, tmp_path / "r.json", *small, "--seconds", "6", "--kill-every", "3", "--warm-up", "1")
+    assert result["kills"] >= 1
+    assert result["rounds"] >= 1
+    assert result["rows_compared"] == 4 * result["rounds"]
+    assert (result["wrong_rows"], result["stuck_streams"]) == (0, 0)
+    assert result["memory"]["curve"][-1]["sessions"] > 0
+    assert "0 wrong" in script("trunk_sections").soak(result)
+
+
+def test_a_fuzz_gets_an_error_for_each_frame_and_each_session(script, tmp_path):
+    small = ["--parsed", "2000", "--sessions", "200", "--clients", "3"]
+    result = result_of(script("trunk_fuzz"), tmp_path / "r.json", *small)
+    assert result["frames"] == 2200
+    assert result["server"]["unexpected"] == []
+    assert result["server"]["server_alive"]
+    assert result["server"]["well_behaved"]["row_off_by"] < 1e-3
+    for part in ("parser", "server"):
+        assert sum(result[part]["ways"].values()) == result[part]["refused"]
+    assert result["parser"]["most_bytes_allocated"] < result["parser"]["frame_bytes_allowed"]
+    assert result["server"]["memory_growth_bytes"] < result["server"]["memory_allowed_bytes"]
+    assert "2,200 wrong frames" in script("trunk_sections").fuzz(result)

@@ -18,8 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trunk_process import CLIENTS, TrunkProcess, certificates, serving
 
+import tiny
 from pplr.config import Config
 from pplr.errors import ConfigError, RunError
+from pplr.models.decoding import TitleTrie, beam_search
 from pplr.models.hub import resolve
 from pplr.pki import Authority, Identity, Party, Role
 from pplr.trunk.build import LoadedTrunk, agreement, run_digest
@@ -28,7 +30,9 @@ from pplr.trunk.fields import HelloFields
 from pplr.trunk.frames import Frame, Kind, decoded, encoded
 from pplr.trunk.health import answer_seconds
 from pplr.trunk.remote import RemoteAccess
+from pplr.trunk.stub import StubTrunk
 from pplr.trunk.work import Manner, States
+from pplr.wiring import load_backbone
 from whole_runs import configuration
 
 WIDTH = 16
@@ -311,3 +315,18 @@ def test_a_client_that_is_killed_in_a_step_leaves_nothing_behind(served: Served,
     link.start(number)
     for one in (1, 2, 3, 4):
         link.forward(one, given, Manner(causal=True, dropout=1, gradients=True))()
+
+
+def test_a_beam_search_says_which_rows_go_and_nothing_where_none_goes(served: Served) -> None:
+    access, users = served.access(), 4
+    backbone, _ = load_backbone(served.config, tiny.catalogue(), lambda event: None)
+    model = backbone.behind(StubTrunk(access.link("shop-0"))).model
+    generator = torch.Generator().manual_seed(1)
+    prompts = torch.randint(4, tiny.BYTES, (users, 12), generator=generator)
+    titles = [torch.randint(4, 9, (length,), generator=generator).tolist() for length in range(1, 25)]
+    options = {"beams": 3, "max_new_tokens": 30, "eos": 0, "trie": TitleTrie(titles, 0)}
+    beam_search(model, prompts, torch.ones_like(prompts), same_weights=True, **options)
+    sent = {kind: figures["frames"] for kind, figures in access.traffic()["up"].items()}
+    assert sent["read"] > users
+    assert sent.get("shift", 0) < users, "a frame drops one user at least, and the last is never dropped"
+    access.close()

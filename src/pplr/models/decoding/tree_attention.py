@@ -102,8 +102,10 @@ class TreeReader:
         return self._reading.read(torch.from_numpy(tokens).to(device), new, sight, kept)
 
     def keep(self, users: Ints) -> None:
-        """Drop the rows of all users but `users`; rows may change places."""
+        """Drop the rows of all users but `users`; rows may change places. Where none goes, nothing is said to the cache."""
         wanted = np.isin(self.users, users)
+        if wanted.all():
+            return
         rows = int(wanted.sum())
         holes, fillers = np.flatnonzero(~wanted[:rows]), rows + np.flatnonzero(wanted[rows:])
         moves = [(int(source), int(target)) for source, target in zip(fillers, holes, strict=True)]
