@@ -48,6 +48,7 @@ class Finding:
 
 def check_silo(config: Config, name: str, state: Path, coordinator: Address, security: Security) -> Iterator[Finding]:
     """Give findings one after the other; none stops the others."""
+    config = security.of(config)
     looks: list[tuple[str, Callable[[], str]]] = [
         ("data and model", lambda: _data_and_model(config, name, state)),
         ("state folder", lambda: _state(state)),

@@ -69,6 +69,7 @@ def run_coordinator(
     names = tuple(silos) or config.federation.silos
     _check(config, names)
     security.check(address)
+    config = security.of(config)
     folder = folder.resolve()
     run_folder.check(folder, config, resume=resume, overwrite=overwrite)
     work = folder.with_name(f"{folder.name}.flower")
@@ -172,7 +173,7 @@ def run_silo(
     security.check(superlink)
     if security.certificates is not None:
         Party.load(security.certificates, Identity(Role.CLIENT, name))  # rather now than after the model was loaded
-    work = SiloWork(prepare(config, ignore, silo=name), name, state)
+    work = SiloWork(prepare(security.of(config), ignore, silo=name), name, state)
     tell(
         f"Silo {name} has {work.announcement.examples:,} training examples. It answers the coordinator at {superlink}."
     )

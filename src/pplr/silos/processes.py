@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pplr import __version__
+from pplr.config import Config
 from pplr.errors import ConfigError, RunError
+from pplr.models.parts.settings import SplitPlacement
 from pplr.silos.keys import private_key, public_keys
 from pplr.storage import make_folder, write_text
 
@@ -82,6 +84,14 @@ class Security:
                 f"{address} is not on this machine, so the connection must be encrypted: name the folder of the "
                 "certificates (--certificates), which `pplr pki init` makes. --insecure works with 127.0.0.1 only."
             )
+
+    def of(self, config: Config) -> Config:
+        """Return a configuration by which the party shows the trunk's server these same certificates, if it has any."""
+        placement = config.placement
+        if self.certificates is None or not isinstance(placement, SplitPlacement) or placement.server is None:
+            return config
+        own = placement.model_copy(update={"certificates": str(self.certificates)})
+        return config.model_copy(update={"placement": own})
 
 
 def security(certificates: Path | None, *, insecure: bool) -> Security:
