@@ -10,13 +10,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
+from pplr.address import Address
 from pplr.config import Config, config_toml
 from pplr.data import assign_clients, load_dataset
 from pplr.errors import ConfigError, RunError
 from pplr.federation.events import Observer, ignore
 from pplr.runner import RunResult
 from pplr.silos.operate import run_coordinator
-from pplr.silos.processes import Address, Security, environment, free_port, started
+from pplr.silos.processes import Security, environment, free_port, started
 from pplr.storage import make_folder, write_text
 
 Engine = Literal["ray", "flower"]

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pplr import run_folder
+from pplr.address import Address, check_free
 from pplr.config import Config, config_toml
 from pplr.errors import ConfigError, RunError
 from pplr.federation.events import Event, Observer, ignore
@@ -22,7 +23,6 @@ from pplr.run_folder import EVENTS
 from pplr.runner import RunResult
 from pplr.silos.plan import PLAN, Plan
 from pplr.silos.processes import (
-    Address,
     Security,
     environment,
     free_port,
@@ -67,8 +67,9 @@ def run_coordinator(
         PplrError: something is wrong; the text says what to do.
     """
     names = tuple(silos) or config.federation.silos
-    _check(config, names)
+    check_federation(config, names)
     security.check(address)
+    check_free(address)
     config = security.of(config)
     folder = folder.resolve()
     run_folder.check(folder, config, resume=resume, overwrite=overwrite)
@@ -87,7 +88,12 @@ def run_coordinator(
     return RunResult(folder, json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
 
 
-def _check(config: Config, names: tuple[str, ...]) -> None:
+def check_federation(config: Config, names: Sequence[str]) -> None:
+    """Refuse a configuration that cannot be run over silos of these names.
+
+    Raises:
+        ConfigError: the sentence says what to change.
+    """
     if not names:
         raise ConfigError(
             "Nobody says which silos take part. Name them in the configuration: federation.silos = ['shop-1', 'shop-2']."
