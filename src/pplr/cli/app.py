@@ -16,6 +16,7 @@ from pplr.cli import (
     coordinator,
     data,
     demo,
+    deploy,
     doctor,
     evaluate,
     init,
@@ -69,6 +70,7 @@ app.command("run", rich_help_panel=USE)(run.run)
 app.command("evaluate", rich_help_panel=USE)(evaluate.evaluate)
 app.command("recommend", rich_help_panel=USE)(recommend.recommend)
 app.command("compare", rich_help_panel=USE)(compare.compare)
+app.add_typer(deploy.app, name="deploy", rich_help_panel=OVER)
 app.add_typer(coordinator.app, name="coordinator", rich_help_panel=OVER)
 app.add_typer(silo.app, name="silo", rich_help_panel=OVER)
 app.add_typer(trunk.app, name="trunk", rich_help_panel=OVER)
