@@ -49,6 +49,7 @@ def test_documented_commands_give_the_numbers_of_one_process_also_after_the_coor
     pplr.run(configuration(shops, "generative", placement={"kind": "whole"}, **COMMON), tmp_path / "whole")
     rounds, trunk = (f"127.0.0.1:{free_port()}" for _ in range(2))
     placement = {"kind": "split", "bottom": 0, "top": 1, "server": trunk, "codec": "float32", "pieces": 1}
+    placement["certificates"] = str(tmp_path / "certificates")
     config = configuration(shops, "generative", placement=placement, **COMMON)
     (tmp_path / "shop.toml").write_text(config_toml(config))
     pki, *servers, coordinator = documented_commands(rounds, trunk)

@@ -18,6 +18,7 @@ from pplr.address import Address, check_free
 from pplr.config import Config, config_toml
 from pplr.errors import ConfigError, RunError
 from pplr.federation.events import Event, Observer, ignore
+from pplr.models.parts.settings import SplitPlacement
 from pplr.pki import Identity, Party, Role
 from pplr.run_folder import EVENTS
 from pplr.runner import RunResult
@@ -81,6 +82,7 @@ def run_coordinator(
     more = {PLAN: str(work / "plan.json")} | ({} if simulation is None else {SIMULATION: str(simulation)})
     log = work / "superlink.log"
     command = superlink_command(address, security, simulation=simulation is not None)
+    _look_for_trunk(config, observer)
     with started(command, log, environment(work / "flower", **more)) as superlink:
         wait_until_reachable(address, superlink, log)
         submit(work, address, security, names, simulated=simulation is not None)
@@ -109,6 +111,20 @@ def check_federation(config: Config, names: Sequence[str]) -> None:
         raise ConfigError(
             f"strategy.kind = {config.strategy.model_dump()['kind']!r} pools all data in one place, and silos keep theirs. Choose another."
         )
+
+
+def _look_for_trunk(config: Config, observer: Observer) -> None:
+    """Say so where the trunk's server does not answer yet; it is waited for once the rounds begin."""
+    placement = config.placement
+    if not isinstance(placement, SplitPlacement) or placement.server is None:
+        return
+    from pplr.trunk.health import answer_seconds
+
+    try:
+        answer_seconds(config, None)
+    except RunError as problem:
+        words = f"{problem} It is waited for during {placement.wait_seconds:g} seconds when round 1 begins."
+        observer(Event("loading", data={"what": words}, transient=True))
 
 
 def _stand_by(
