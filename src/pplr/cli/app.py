@@ -26,6 +26,7 @@ from pplr.cli import (
     recommend,
     run,
     silo,
+    status,
     trunk,
 )
 from pplr.cli.terminal import say, show_error, silence
@@ -75,6 +76,7 @@ app.add_typer(coordinator.app, name="coordinator", rich_help_panel=OVER)
 app.add_typer(silo.app, name="silo", rich_help_panel=OVER)
 app.add_typer(trunk.app, name="trunk", rich_help_panel=OVER)
 app.add_typer(pki.app, name="pki", rich_help_panel=OVER)
+app.command("status", rich_help_panel=OVER)(status.status)
 app.command("plan", rich_help_panel=OVER)(plan.plan)
 app.add_typer(audit.app, name="audit", rich_help_panel=OVER)
 app.add_typer(data.app, name="data", rich_help_panel=CARE)

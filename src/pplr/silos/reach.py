@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import ssl
 import time
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from pplr.address import Address
@@ -17,22 +18,53 @@ LARGEST_SKEW = 5.0
 ANSWER_SECONDS = 10.0
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a coordinator's SuperLink said.
+
+    Attributes:
+        seconds: how long it took.
+        skew: seconds by which its clock differs from ours, at least.
+    """
+
+    seconds: float
+    skew: float
+
+
 def reached(address: Address, security: Security) -> str:
-    """Ask a coordinator's SuperLink anything, and return in words how it answered; the answer has its clock.
+    """Ask a coordinator's SuperLink anything, and return in words how it answered.
 
     Raises:
         RunError: nobody answers, it is somebody else, or its clock is far from ours.
     """
+    answer = asked(address, security)
+    check_clocks(answer)
+    return f"answers at {address} in {answer.seconds * 1000:.0f} ms; the clocks agree"
+
+
+def asked(address: Address, security: Security) -> Answer:
+    """Ask a coordinator's SuperLink anything; the answer has its clock.
+
+    Raises:
+        RunError: nobody answers, or it is somebody else.
+    """
     started = time.monotonic()
     date = _date(address, security)
-    taken = time.monotonic() - started
-    skew = abs(time.time() - date) - 1.0  # the date has whole seconds
-    if skew > LARGEST_SKEW + taken:
+    # the date has whole seconds
+    return Answer(time.monotonic() - started, max(0.0, abs(time.time() - date) - 1.0))
+
+
+def check_clocks(answer: Answer) -> None:
+    """Refuse a coordinator whose clock is far from ours.
+
+    Raises:
+        RunError: so it is.
+    """
+    if answer.skew > LARGEST_SKEW + answer.seconds:
         raise RunError(
-            f"The clocks of this machine and of the coordinator differ by {skew:.0f} seconds; {LARGEST_SKEW:.0f} are "
-            "allowed. Let both follow a time server (timedatectl set-ntp true)."
+            f"The clocks of this machine and of the coordinator differ by {answer.skew:.0f} seconds; {LARGEST_SKEW:.0f} "
+            "are allowed. Let both follow a time server (timedatectl set-ntp true)."
         )
-    return f"answers at {address} in {taken * 1000:.0f} ms; the clocks agree"
 
 
 def _date(address: Address, security: Security) -> float:
