@@ -8,9 +8,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from parties import Parties, Party
 
 import pplr
+from parties import PPLR, Parties, Party
 from pplr.config import config_toml
 from pplr.silos.processes import free_port
 from whole_runs import assert_numbers_agree, configuration, copied
@@ -54,14 +54,14 @@ def test_documented_commands_give_the_numbers_of_one_process_also_after_the_coor
     (tmp_path / "shop.toml").write_text(config_toml(config))
     pki, *servers, coordinator = documented_commands(rounds, trunk)
     assert [words[0] for words in servers] == ["trunk", "silo", "silo", "silo"]
-    assert Party(tmp_path, "pki.log", *pki).ended() == 0
+    assert Party(tmp_path, "pki.log", *PPLR, *pki).ended() == 0
     with Parties() as parties:
         for number, words in enumerate(servers):
-            parties.start(tmp_path, f"{number}.log", *words)
-        first = parties.start(tmp_path, "coordinator.log", *coordinator)
+            parties.start(tmp_path, f"{number}.log", *PPLR, *words)
+        first = parties.start(tmp_path, "coordinator.log", *PPLR, *coordinator)
         first.until(lambda: "Round 2 of 2, shop-" in first.said)
         first.kill()  # the trunk's server has taken steps of round 2, and goes back to the end of round 1
-        again = parties.start(tmp_path, "coordinator.log", *coordinator, "--resume")
+        again = parties.start(tmp_path, "coordinator.log", *PPLR, *coordinator, "--resume")
         assert again.ended() == 0, again.said[-2000:]
     run = tmp_path / "runs" / "shop"
     assert_numbers_agree(run, tmp_path / "whole", rel=1e-6)

@@ -38,7 +38,7 @@ def kept_node(name: str, superlink: Address, security: Security, log: Path, env:
                     pass
             if not leaving.is_set():
                 LOG.warning(
-                    "%s It is started again in %g s.", _why(name, node.returncode, log, written), RESTART_SECONDS
+                    "%s It is started again in %g s.", why_ended(name, node.returncode, log, written), RESTART_SECONDS
                 )
                 leaving.wait(RESTART_SECONDS)
 
@@ -70,7 +70,7 @@ def _await(superlink: Address, security: Security, leaving: threading.Event) -> 
         return
 
 
-def _why(name: str, code: int, log: Path, written: int) -> str:
+def why_ended(name: str, code: int, log: Path, written: int) -> str:
     """Return why a SuperNode has ended, from what it has written since."""
     with log.open("rb") as file:
         file.seek(written)

@@ -11,17 +11,23 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+PPLR = (sys.executable, "-m", "pplr")
+
 
 class Party:
-    """`pplr WORDS...` in a folder; all that it says goes to a log."""
+    """A command in a folder; all that it says goes to a log."""
 
-    def __init__(self, folder: Path, log: str, *words: str | Path, before: tuple[str, ...] = ()) -> None:
-        """`before` are words in front of the command, such as those that enter a network namespace."""
+    def __init__(self, folder: Path, log: str, *words: str | Path) -> None:
+        """Start the command; `pplr` is the one of this Python, also in scripts."""
         self.log = folder / log
-        command = [*before, sys.executable, "-m", "pplr", *(str(word) for word in words)]
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                command, cwd=folder, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"}
+                [str(word) for word in words],
+                cwd=folder,
+                stdout=output,
+                stderr=output,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": path},
             )
 
     @property
@@ -65,8 +71,8 @@ class Parties:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def start(self, folder: Path, log: str, *words: str | Path, before: tuple[str, ...] = ()) -> Party:
+    def start(self, folder: Path, log: str, *words: str | Path) -> Party:
         """Start a process."""
-        party = Party(folder, log, *words, before=before)
+        party = Party(folder, log, *words)
         self._stack.callback(party.stop)
         return party
