@@ -173,7 +173,11 @@ def parse_config(data: Mapping[str, Any], base: Path) -> Config:
     if problems:
         raise ConfigError(problems)
     return config.model_copy(
-        update={"data": resolve_paths(config.data, base), "backbone": _with_absolute_paths(config.backbone, base)}
+        update={
+            "data": resolve_paths(config.data, base),
+            "backbone": _with_absolute_paths(config.backbone, base),
+            "placement": _with_absolute_certificates(config.placement, base),
+        }
     )
 
 
@@ -208,6 +212,13 @@ def _with_absolute_paths(backbone: BackboneSettings, base: Path) -> BackboneSett
     if prompt.endswith(".toml"):
         update["prompt"] = str(absolute(Path(prompt), base))
     return backbone.model_copy(update=update)
+
+
+def _with_absolute_certificates(placement: PlacementSettings, base: Path) -> PlacementSettings:
+    """Return the settings with the folder of certificates as an absolute path, where a server asks for them."""
+    if placement.kind == "whole" or placement.server is None:
+        return placement
+    return placement.model_copy(update={"certificates": str(absolute(Path(placement.certificates), base))})
 
 
 def _name_of(path: Path) -> str:

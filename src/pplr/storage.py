@@ -75,6 +75,19 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def check_writable(folder: Path) -> str:
+    """Return in words that a folder can be written, which is made where it is not there yet.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    make_folder(folder)
+    probe = folder / ".probe"
+    write_text(probe, "")
+    probe.unlink()
+    return f"{folder} can be written"
+
+
 def delete(path: Path) -> None:
     """Delete a file, a link, or a folder with all that is in it; nothing happens where there is none.
 

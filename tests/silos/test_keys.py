@@ -9,10 +9,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from pplr.address import Address
 from pplr.errors import ConfigError, RunError
 from pplr.pki import Authority, Identity, Role
 from pplr.silos.keys import private_key, public_keys
-from pplr.silos.processes import Address, Security, security
+from pplr.silos.processes import Security, security
 
 
 def client(name: str) -> Identity:

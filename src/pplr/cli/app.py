@@ -16,6 +16,7 @@ from pplr.cli import (
     coordinator,
     data,
     demo,
+    deploy,
     doctor,
     evaluate,
     init,
@@ -25,6 +26,7 @@ from pplr.cli import (
     recommend,
     run,
     silo,
+    status,
     trunk,
 )
 from pplr.cli.terminal import say, show_error, silence
@@ -69,10 +71,12 @@ app.command("run", rich_help_panel=USE)(run.run)
 app.command("evaluate", rich_help_panel=USE)(evaluate.evaluate)
 app.command("recommend", rich_help_panel=USE)(recommend.recommend)
 app.command("compare", rich_help_panel=USE)(compare.compare)
+app.add_typer(deploy.app, name="deploy", rich_help_panel=OVER)
 app.add_typer(coordinator.app, name="coordinator", rich_help_panel=OVER)
 app.add_typer(silo.app, name="silo", rich_help_panel=OVER)
 app.add_typer(trunk.app, name="trunk", rich_help_panel=OVER)
 app.add_typer(pki.app, name="pki", rich_help_panel=OVER)
+app.command("status", rich_help_panel=OVER)(status.status)
 app.command("plan", rich_help_panel=OVER)(plan.plan)
 app.add_typer(audit.app, name="audit", rich_help_panel=OVER)
 app.add_typer(data.app, name="data", rich_help_panel=CARE)

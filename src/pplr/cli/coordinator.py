@@ -11,7 +11,7 @@ from pplr.cli.measures import print_measures
 from pplr.cli.options import AsJson, Quiet
 from pplr.cli.progress import watching
 from pplr.cli.silo import Certificates, ConfigFile, Insecure, Overrides
-from pplr.cli.terminal import results, say, shown_path, write_json
+from pplr.cli.terminal import results, say, show_findings, shown_path, write_json
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,9 +56,10 @@ def run(
 
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
     with watching(quiet=quiet) as observer:
+        from pplr.address import Address
         from pplr.config import load_config
         from pplr.silos.operate import run_coordinator
-        from pplr.silos.processes import Address, security
+        from pplr.silos.processes import security
 
         settings = load_config(config, overrides or ())
         result = run_coordinator(
@@ -77,3 +78,34 @@ def run(
         return
     print_measures(result.metrics, results())
     say(f"Report: {shown_path(result.folder / 'report.html')}")
+
+
+@app.command("check")
+def check(
+    config: ConfigFile,
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where silos are to connect.")] = "127.0.0.1:8000",
+    certificates: Certificates = None,
+    insecure: Insecure = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run folder; runs/NAME without.", show_default=False)
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Find out whether a coordinator can begin: silos, certificates, address, trunk's server.
+
+    The exit code is 5 where something is wrong.
+
+    Examples:
+      pplr coordinator check shop.toml --insecure
+      pplr coordinator check shop.toml --listen 0.0.0.0:8000
+          --certificates certificates
+    """
+    from pplr.address import Address
+    from pplr.config import load_config
+    from pplr.silos.check import check_coordinator
+    from pplr.silos.processes import security
+
+    settings = load_config(config, overrides or ())
+    trust = security(certificates, insecure=insecure)
+    folder = out or Path("runs") / settings.name
+    show_findings(check_coordinator(settings, folder, Address.parse(listen), trust), "The coordinator")

@@ -113,13 +113,36 @@ def _tested(event: Event, _: Track) -> Iterator[str]:
     yield f"Test, {event.client}: loss {number(data.get('loss'))}{ndcg}"
 
 
+def _silo_connected(event: Event, _: Track) -> Iterator[str]:
+    yield f"{event.client} is here, with {event.data['examples']:,} training examples"
+
+
+def _silo_left(event: Event, _: Track) -> Iterator[str]:
+    yield f"{event.client} has left"
+
+
+def _refused(event: Event, _: Track) -> Iterator[str]:
+    yield f"{event.client or 'A node'} cannot take part: {event.data['reason']}"
+
+
+def _left_out(event: Event, _: Track) -> Iterator[str]:
+    word = "quarantined" if event.name == "quarantined" else "left out"
+    yield f"Round {event.round}, {event.client}: {word}: {event.data['reason']}"
+
+
 _WRITERS: dict[str, Callable[[Event, Track], Iterator[str]]] = {
     "loading": _loading,
     "model_terms": _model_terms,
     "data_loaded": _data_loaded,
     "clients_made": _clients_made,
     "model_loaded": _model_loaded,
+    "silo_connected": _silo_connected,
+    "silo_left": _silo_left,
+    "silo_refused": _refused,
+    "node_refused": _refused,
     "resumed": _resumed,
+    "absent": _left_out,
+    "quarantined": _left_out,
     "round_finished": _round_finished,
     "stopped": _stopped,
     "baseline": _baseline,

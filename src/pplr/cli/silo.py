@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pplr.cli.terminal import say
+from pplr.cli.terminal import say, show_findings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,9 +59,10 @@ def run(
     import signal
     import sys
 
+    from pplr.address import Address
     from pplr.config import load_config
     from pplr.silos.operate import run_silo
-    from pplr.silos.processes import Address, security
+    from pplr.silos.processes import security
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stderr)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
@@ -89,17 +90,11 @@ def check(
       pplr silo check shop.toml --name shop-1 --state /var/lib/pplr
           --coordinator rounds.example.org:8000 --certificates certificates
     """
+    from pplr.address import Address
     from pplr.config import load_config
-    from pplr.errors import RunError
     from pplr.silos.check import check_silo
-    from pplr.silos.processes import Address, security
+    from pplr.silos.processes import security
 
     settings = load_config(config, overrides or ())
     trust = security(certificates, insecure=insecure)
-    wrong = []
-    for finding in check_silo(settings, name, state.resolve(), Address.parse(coordinator), trust):
-        say(f"{'good' if finding.good else 'WRONG'}  {finding.what}: {finding.text}")
-        wrong += [] if finding.good else [finding.what]
-    if wrong:
-        raise RunError(f"Silo {name} cannot take part yet: {', '.join(wrong)}.")
-    say(f"Silo {name} can take part.")
+    show_findings(check_silo(settings, name, state.resolve(), Address.parse(coordinator), trust), f"Silo {name}")

@@ -6,13 +6,16 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 
-from pplr.errors import PplrError
+from pplr.errors import PplrError, RunError
+
+if TYPE_CHECKING:
+    from pplr.findings import Finding
 
 FILE_WIDTH = 120
 """Columns of what is written to a file or a pipe; the variable COLUMNS overrides it."""
@@ -59,6 +62,21 @@ def say(text: str, console: Console | None = None) -> None:
         if not console.stderr:
             raise
         silence(sys.stderr)
+
+
+def show_findings(found: Iterable[Finding], party: str) -> None:
+    """Write findings as they come.
+
+    Raises:
+        RunError: something is wrong, so that `party` cannot take part.
+    """
+    wrong = []
+    for finding in found:
+        say(f"{'good' if finding.good else 'WRONG'}  {finding.what}: {finding.text}")
+        wrong += [] if finding.good else [finding.what]
+    if wrong:
+        raise RunError(f"{party} cannot take part yet: {', '.join(wrong)}.")
+    say(f"{party} can take part.")
 
 
 def silence(stream: TextIO) -> None:

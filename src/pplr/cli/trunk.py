@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pplr.cli.terminal import say
+from pplr.cli.terminal import say, show_findings
 from pplr.cores import share_cores
 from pplr.errors import ConfigError
 
@@ -22,6 +22,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Change a value of the configuration; may be repeated."),
 ]
+Certificates = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder of certificates; placement.certificates without.", show_default=False),
+]
 
 
 @app.command("serve")
@@ -34,10 +38,7 @@ def serve(
     state: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for the clients' rows; a server goes on from what is in it.")
     ] = Path("trunk-state"),
-    certificates: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder of certificates; placement.certificates without.", show_default=False),
-    ] = None,
+    certificates: Certificates = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="Loopback port for Prometheus; 0 is any that is free.", show_default=False),
@@ -90,18 +91,41 @@ def check(
     client: Annotated[
         str | None, typer.Option(help="Ask as this client; as the coordinator without.", show_default=False)
     ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Ask nobody: look whether a server can be started here, at this address.",
+            show_default=False,
+        ),
+    ] = None,
+    state: Annotated[Path, typer.Option(metavar="DIR", help="With --listen: folder for the clients' rows.")] = Path(
+        "trunk-state"
+    ),
+    certificates: Certificates = None,
 ) -> None:
-    """Ask the trunk's server whether it is there and lets this party in.
+    """Ask the trunk's server whether it is there and lets this party in; or, with --listen, look before one is started.
 
     Examples:
       pplr trunk check shop.toml
       pplr trunk check shop.toml --client shop-1
+      pplr trunk check shop.toml --listen 0.0.0.0:7443 --state /var/lib/pplr
     """
     from pplr.config import load_config
-    from pplr.trunk.health import answer_seconds
 
     settings = load_config(config, overrides or ())
-    address, seconds = answer_seconds(settings, client)
+    if listen is not None:
+        from pplr.address import Address
+        from pplr.trunk.check import check_server
+
+        if client is not None:
+            raise ConfigError("--client asks a server, and --listen looks before one is started: use one of them.")
+        found = check_server(settings, Address.parse(listen), state, certificates, tell=say)
+        show_findings(found, "The trunk's server")
+        return
+    from pplr.trunk.health import answer_seconds
+
+    address, seconds = answer_seconds(settings, client, certificates)
     say(f"The trunk's server at {address} is there: {seconds * 1000:.0f} ms.")
 
 

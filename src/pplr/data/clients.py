@@ -108,8 +108,13 @@ def assign_clients(
         )
     clients = _untrained(dataset, settings.count, seed)
     clients[trained] = _groups(dataset.catalogue, training.select(trained), settings, seed)
-    width = len(str(settings.count - 1))
-    return ClientAssignment(tuple(f"client-{number:0{width}}" for number in range(settings.count)), clients)
+    return ClientAssignment(made_names(settings.count), clients)
+
+
+def made_names(count: int) -> tuple[str, ...]:
+    """Return the names of `count` clients that are made, in order."""
+    width = len(str(count - 1))
+    return tuple(f"client-{number:0{width}}" for number in range(count))
 
 
 def _groups(

@@ -44,8 +44,10 @@ class EventLog:
     Nothing is written before `open`: what happened until then is kept and written first.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, meanwhile: Path | None = None) -> None:
+        """Write to `path`, and until it is opened to `meanwhile`, for those who want to look."""
         self._path = path
+        self._meanwhile = meanwhile
         self._waiting: list[str] | None = []
 
     def open(self) -> None:
@@ -62,8 +64,10 @@ class EventLog:
         line = json.dumps({k: v for k, v in entry.items() if v is not None} | event.data)
         if self._waiting is None:
             append_line(self._path, line)
-        else:
-            self._waiting.append(line)
+            return
+        self._waiting.append(line)
+        if self._meanwhile is not None:
+            append_line(self._meanwhile, line)
 
 
 def several(observers: list[Observer]) -> Observer:

@@ -26,7 +26,7 @@ from pplr.run_folder import CHECKPOINTS, EVENTS, METRICS
 from pplr.silos.announcement import Agreement, Announcement, agreed, other_settings, row_digest
 from pplr.silos.codec import numbers
 from pplr.silos.outcome import assemble
-from pplr.silos.plan import Plan
+from pplr.silos.plan import MEETING, Plan
 from pplr.storage import write_text
 from pplr.trunk.access import TrunkAccess
 from pplr.wiring import reach_trunk, shares
@@ -60,7 +60,7 @@ def coordinate(plan: Plan, grid: Grid) -> None:
         PplrError: something is wrong; the text says what to do.
     """
     config, folder = load_config(plan.config), Path(plan.folder)
-    log = EventLog(folder / EVENTS)
+    log = EventLog(folder / EVENTS, Path(plan.work) / MEETING)
     with run_folder.held(folder):
         met = meet(config, plan, grid, log)
         made_from = _made_from(met)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
 from pplr.errors import ConfigError
 from pplr.pki import Identity, Party, Role
-from pplr.pki.authority import CA, CERTIFICATE
+from pplr.pki.authority import CERTIFICATE
+from pplr.pki.look import check_issuer
 from pplr.pki.party import Revocations
 from pplr.storage import make_folder
 
@@ -43,7 +43,6 @@ def public_keys(certificates: Path, names: Sequence[str], folder: Path) -> dict[
         RunError: it was revoked.
     """
     make_folder(folder)
-    authority = x509.load_pem_x509_certificate((certificates / CA).read_bytes())
     revocations = Revocations(certificates)
     files = {}
     for number, name in enumerate(names):
@@ -55,10 +54,7 @@ def public_keys(certificates: Path, names: Sequence[str], folder: Path) -> dict[
             )
         content = path.read_bytes()
         certificate = x509.load_pem_x509_certificate(content)
-        try:
-            certificate.verify_directly_issued_by(authority)
-        except (ValueError, TypeError, InvalidSignature) as problem:
-            raise ConfigError(f"{path} was not issued by the authority in {certificates / CA}.") from problem
+        check_issuer(certificate, path, certificates)
         if revocations.judged(content) != Identity(Role.CLIENT, name):
             raise ConfigError(f"{path} is not for the client {name}. Copy the right one.")
         files[name] = folder / f"{number}.pub"

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
+from pplr.address import Address
 from pplr.config import Config, config_toml
 from pplr.cores import SHARED_CORES
 from pplr.data import assign_clients, load_dataset
@@ -17,7 +18,8 @@ from pplr.errors import ConfigError, RunError
 from pplr.federation.events import Observer, ignore
 from pplr.runner import RunResult
 from pplr.silos.operate import run_coordinator
-from pplr.silos.processes import Address, Security, environment, free_port, started
+from pplr.silos.plan import work_folder
+from pplr.silos.processes import Security, environment, free_port, started
 from pplr.storage import make_folder, write_text
 
 Engine = Literal["ray", "flower"]
@@ -44,7 +46,7 @@ def run_on_one_machine(
         )
     folder = (out or Path("runs") / config.name).resolve()
     names = assign_clients(load_dataset(config.data, Path()), config.clients, config.seed).names
-    work = folder.with_name(f"{folder.name}.flower")
+    work = work_folder(folder)
     make_folder(work)
     write_text(work / "silos.toml", config_toml(config))
     address, plain = Address("127.0.0.1", free_port()), Security(None)

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pplr import run_folder
+from pplr.address import Address, check_free
 from pplr.config import Config, config_toml
 from pplr.errors import ConfigError, RunError
 from pplr.federation.events import Event, Observer, ignore
+from pplr.models.parts.settings import SplitPlacement
 from pplr.pki import Identity, Party, Role
 from pplr.run_folder import EVENTS
 from pplr.runner import RunResult
-from pplr.silos.plan import PLAN, Plan
+from pplr.silos.following import Following
+from pplr.silos.node import kept_node
+from pplr.silos.plan import MEETING, PLAN, PLAN_FILE, Plan, work_folder
 from pplr.silos.processes import (
-    Address,
     Security,
     environment,
-    free_port,
     started,
     submit,
     superlink_command,
-    supernode_command,
     wait_until_reachable,
 )
 from pplr.silos.resident import SOCKET, serve
@@ -38,11 +36,8 @@ from pplr.silos.work import SiloWork
 from pplr.storage import make_folder, write_text
 from pplr.wiring import prepare
 
-LOG = logging.getLogger("pplr.silo")
 START_SECONDS = 120.0
 """The SuperLink starts our ServerApp within this time."""
-RESTART_SECONDS = 5.0
-"""A SuperNode that has died is started again after this time."""
 
 
 def run_coordinator(
@@ -67,26 +62,36 @@ def run_coordinator(
         PplrError: something is wrong; the text says what to do.
     """
     names = tuple(silos) or config.federation.silos
-    _check(config, names)
+    check_federation(config, names)
     security.check(address)
+    check_free(address)
+    config = security.of(config)
     folder = folder.resolve()
     run_folder.check(folder, config, resume=resume, overwrite=overwrite)
-    work = folder.with_name(f"{folder.name}.flower")
+    work = work_folder(folder)
     make_folder(work)
     write_text(work / "config.toml", config_toml(config))
     plan = Plan(str(work), str(work / "config.toml"), str(folder), names, resume, meet_seconds)
-    plan.write(work / "plan.json")
-    more = {PLAN: str(work / "plan.json")} | ({} if simulation is None else {SIMULATION: str(simulation)})
+    plan.write(work / PLAN_FILE)
+    more = {PLAN: str(work / PLAN_FILE)} | ({} if simulation is None else {SIMULATION: str(simulation)})
     log = work / "superlink.log"
     command = superlink_command(address, security, simulation=simulation is not None)
+    _look_for_trunk(config, observer)
+    following = Following(folder / EVENTS, work / MEETING, observer, resumed=resume)
     with started(command, log, environment(work / "flower", **more)) as superlink:
         wait_until_reachable(address, superlink, log)
         submit(work, address, security, names, simulated=simulation is not None)
-        _stand_by(plan, superlink, log, folder / EVENTS, observer, look_after)
+        observer(Event("loading", data={"what": f"Waiting for {', '.join(names)} at {address}."}, transient=True))
+        _stand_by(plan, superlink, log, following, look_after)
     return RunResult(folder, json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
 
 
-def _check(config: Config, names: tuple[str, ...]) -> None:
+def check_federation(config: Config, names: Sequence[str]) -> None:
+    """Refuse a configuration that cannot be run over silos of these names.
+
+    Raises:
+        ConfigError: the sentence says what to change.
+    """
     if not names:
         raise ConfigError(
             "Nobody says which silos take part. Name them in the configuration: federation.silos = ['shop-1', 'shop-2']."
@@ -104,12 +109,25 @@ def _check(config: Config, names: tuple[str, ...]) -> None:
         )
 
 
+def _look_for_trunk(config: Config, observer: Observer) -> None:
+    """Say so where the trunk's server does not answer yet; it is waited for once the rounds begin."""
+    placement = config.placement
+    if not isinstance(placement, SplitPlacement) or placement.server is None:
+        return
+    from pplr.trunk.health import answer_seconds
+
+    try:
+        answer_seconds(config, None)
+    except RunError as problem:
+        words = f"{problem} It is waited for during {placement.wait_seconds:g} seconds when round 1 begins."
+        observer(Event("loading", data={"what": words}, transient=True))
+
+
 def _stand_by(
     plan: Plan,
     superlink: subprocess.Popen[bytes],
     log: Path,
-    events: Path,
-    observer: Observer,
+    following: Following,
     look_after: Callable[[], None],
 ) -> None:
     """Wait for the end of a run, and show what happens.
@@ -117,10 +135,9 @@ def _stand_by(
     Raises:
         PplrError: it ended badly.
     """
-    shown = events.stat().st_size if plan.resume and events.is_file() else 0
     deadline = time.monotonic() + START_SECONDS
     while not plan.ended():
-        shown = _show(events, shown, observer)
+        following.look()
         look_after()
         process = plan.process()
         if superlink.poll() is not None or (process is not None and not _alive(process) and not plan.ended()):
@@ -128,7 +145,7 @@ def _stand_by(
         if process is None and time.monotonic() > deadline:
             raise RunError(f"The SuperLink did not start the coordinator within {START_SECONDS:g} seconds; see {log}.")
         time.sleep(0.2)
-    _show(events, shown, observer)
+    following.look()
 
 
 def _alive(process: int) -> bool:
@@ -140,20 +157,6 @@ def _alive(process: int) -> bool:
         return False
     except FileNotFoundError:  # ended just now, or a system without /proc
         return not Path("/proc/self").exists()
-
-
-def _show(events: Path, start: int, observer: Observer) -> int:
-    """Pass on whole lines of the event log from byte `start`, and return where they end."""
-    if not events.is_file():
-        return start
-    with events.open("rb") as file:
-        file.seek(start)
-        whole, newline, _ = file.read().rpartition(b"\n")
-    for line in whole.splitlines():
-        entry = json.loads(line)
-        name, _ = entry.pop("event"), entry.pop("time", None)
-        observer(Event(name, entry.get("round"), entry.get("client"), entry))
-    return start + len(whole) + len(newline)
 
 
 def run_silo(
@@ -172,37 +175,12 @@ def run_silo(
     security.check(superlink)
     if security.certificates is not None:
         Party.load(security.certificates, Identity(Role.CLIENT, name))  # rather now than after the model was loaded
-    work = SiloWork(prepare(config, ignore, silo=name), name, state)
+    work = SiloWork(prepare(security.of(config), ignore, silo=name), name, state)
     tell(
         f"Silo {name} has {work.announcement.examples:,} training examples. It answers the coordinator at {superlink}."
     )
     with tempfile.TemporaryDirectory(prefix="pplr-silo-") as folder:  # short: names of sockets are
         socket = Path(folder) / "socket"
         env = environment(state / "flower", **{SOCKET: str(socket)})
-        with _kept_node(name, superlink, security, state / "supernode.log", env):
+        with kept_node(name, superlink, security, state / "supernode.log", env):
             serve(socket, work.answer)
-
-
-@contextmanager
-def _kept_node(name: str, superlink: Address, security: Security, log: Path, env: dict[str, str]) -> Iterator[None]:
-    """Keep a SuperNode running while the block lasts: one that dies is started again."""
-    leaving = threading.Event()
-
-    def keep() -> None:
-        while not leaving.is_set():
-            command = supernode_command(name, superlink, security, log.parent / "flower", free_port())
-            with started(command, log, env) as node:
-                LOG.info("SuperNode of %s started, process %d", name, node.pid)
-                while node.poll() is None and not leaving.wait(0.5):
-                    pass
-            if not leaving.is_set():
-                LOG.warning("SuperNode ended with %s; it is started again in %g s", node.returncode, RESTART_SECONDS)
-                leaving.wait(RESTART_SECONDS)
-
-    keeper = threading.Thread(target=keep)
-    keeper.start()
-    try:
-        yield
-    finally:
-        leaving.set()
-        keeper.join()

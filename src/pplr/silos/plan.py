@@ -15,7 +15,14 @@ from pplr.storage import write_text
 
 PLAN = "PPLR_COORDINATOR_PLAN"
 """Environment variable with the plan's file."""
-OUTCOME, PROCESS = "outcome.json", "process"
+PLAN_FILE, OUTCOME, PROCESS = "plan.json", "outcome.json", "process"
+MEETING = "meeting.jsonl"
+"""Events until all silos have come: as in the run folder's log, which begins with them."""
+
+
+def work_folder(folder: Path) -> Path:
+    """Return the folder beside a run folder that has Flower's files, the plan, and the outcome."""
+    return folder.with_name(f"{folder.name}.flower")
 
 
 @dataclass(frozen=True)
@@ -45,8 +52,8 @@ class Plan:
         return cls(**found | {"silos": tuple(found["silos"])})
 
     def write(self, path: Path) -> None:
-        """Write the plan into a file; an outcome of an earlier one goes."""
-        for name in (OUTCOME, PROCESS):
+        """Write the plan into a file; what is left of an earlier one goes."""
+        for name in (OUTCOME, PROCESS, MEETING):
             (Path(self.work) / name).unlink(missing_ok=True)
         write_text(path, json.dumps(asdict(self)))
 

@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pplr import __version__
+from pplr.address import Address
+from pplr.config import Config
 from pplr.errors import ConfigError, RunError
+from pplr.models.parts.settings import SplitPlacement
 from pplr.silos.keys import private_key, public_keys
 from pplr.storage import make_folder, write_text
 
@@ -27,38 +30,9 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Flower and Ray tell nobody that they run, ask nobody for newer versions, and install nothing."""
-LOOPBACK = ("127.", "localhost", "[::1]", "::1")
 GRACE_SECONDS = 10.0
 """Between asking a process to end and ending it."""
 BIN = Path(sys.executable).parent
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a SuperLink listens."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """Return the address in HOST:PORT.
-
-        Raises:
-            ConfigError: it is none.
-        """
-        host, _, port = text.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65_536:
-            raise ConfigError(f"{text!r} is no address. Write HOST:PORT, such as 127.0.0.1:8000.")
-        return cls(host, int(port))
-
-    @property
-    def loopback(self) -> bool:
-        """Only processes of the same machine reach it."""
-        return self.host.startswith(LOOPBACK)
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -82,6 +56,14 @@ class Security:
                 f"{address} is not on this machine, so the connection must be encrypted: name the folder of the "
                 "certificates (--certificates), which `pplr pki init` makes. --insecure works with 127.0.0.1 only."
             )
+
+    def of(self, config: Config) -> Config:
+        """Return a configuration by which the party shows the trunk's server these same certificates, if it has any."""
+        placement = config.placement
+        if self.certificates is None or not isinstance(placement, SplitPlacement) or placement.server is None:
+            return config
+        own = placement.model_copy(update={"certificates": str(self.certificates)})
+        return config.model_copy(update={"placement": own})
 
 
 def security(certificates: Path | None, *, insecure: bool) -> Security:
@@ -156,7 +138,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
 
 def superlink_command(address: Address, security: Security, *, simulation: bool = False) -> list[str | Path]:
     """Return the command of a SuperLink that listens at an address."""
-    words: list[str | Path] = [BIN / "flower-superlink", "--host", address.host, "--port", str(address.port)]
+    words: list[str | Path] = [BIN / "flower-superlink", "--host", address.name, "--port", str(address.port)]
     words += ["--isolation", "subprocess", "--disable-runtime-dependency-installation"]
     if simulation:
         words.append("--simulation")
@@ -197,10 +179,10 @@ def wait_until_reachable(address: Address, process: subprocess.Popen[bytes], log
         RunError: the process has ended, or nobody listens after `seconds`.
     """
     deadline = time.monotonic() + seconds
-    host = "127.0.0.1" if address.host in {"0.0.0.0", "::"} else address.host.strip("[]")  # noqa: S104
+    reachable = address.from_here
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with socket.create_connection((host, address.port), timeout=1.0):
+            with socket.create_connection((reachable.name, address.port), timeout=1.0):
                 return
         except OSError:
             time.sleep(0.2)
@@ -218,10 +200,9 @@ def submit(work: Path, address: Address, security: Security, silos: Sequence[str
     make_folder(home)
     authority = None if security.certificates is None else security.certificates / "ca.pem"
     trust = "insecure = true" if authority is None else f"root-certificates = {json.dumps(str(authority))}"
-    host = Address("127.0.0.1", address.port) if address.host in {"0.0.0.0", "::"} else address  # noqa: S104
     write_text(
         home / "config.toml",
-        f'[superlink]\ndefault = "pplr"\n\n[superlink.pplr]\naddress = "{host}"\n{trust}\n',
+        f'[superlink]\ndefault = "pplr"\n\n[superlink.pplr]\naddress = "{address.from_here}"\n{trust}\n',
     )
     if security.certificates is not None:
         for name, key in public_keys(security.certificates, silos, work / "keys").items():

@@ -108,7 +108,12 @@ class SiloWork:
         write_bytes(folder / PER_USER, table.getvalue())
 
     def _go_to(self, moment: Moment, examples: int) -> None:
-        """Bring the client to where it was before a moment of the run; before round 1 it remembers nothing."""
+        """Bring the client to where it was before a moment of the run; before round 1 it remembers nothing.
+
+        A trunk's server that was away in the round before is asked again.
+        """
+        if self._parts.trunk is not None:
+            self._parts.trunk.renew()
         self._client.restore(self._state.before(moment) or self._initial)
         if examples < self._examples:
             self._client.limit_examples(examples)

@@ -25,6 +25,10 @@ class TrunkAccess(ABC):
         """Return the bytes that have travelled, by direction and kind of frame; None where there is no wire."""
         return None
 
+    def renew(self) -> None:
+        """Forget that the server was away too long, or has refused somebody: whoever asks next tries again."""
+        return
+
     @abstractmethod
     def close(self) -> None:
         """Leave the server."""

@@ -95,6 +95,7 @@ def run_digest(config: Config) -> str:
         mode="json", include={"seed", "backbone", "placement", "training", "federation", "strategy"}
     )
     sections["backbone"].pop("model")
+    sections["federation"].pop("silos")  # a session names the clients itself
     sections["placement"] = {key: sections["placement"][key] for key in ("kind", "bottom", "top")}
     return _digest(sections)
 

@@ -115,6 +115,18 @@ class Connection:
             self._run()
         return number, answer
 
+    def renew(self) -> None:
+        """Where the session has failed, forget that and what was asked: the next request begins another one."""
+        with self._lock:
+            thread = self._thread if self._failed is not None else None
+        if thread is None:
+            return
+        thread.join()
+        with self._lock:
+            self._failed, self._thread, self._journal = None, None, Journal()
+            if self._welcome.exception() is not None:
+                self._welcome = Future()
+
     def close(self) -> None:
         """End the session, if there is one, after what was sent."""
         with self._lock:

@@ -20,8 +20,10 @@ SERVING = b"\x08\x01"
 SECONDS = 10.0
 
 
-def answer_seconds(config: Config, client: str | None) -> tuple[str, float]:
+def answer_seconds(config: Config, client: str | None, certificates: Path | None = None) -> tuple[str, float]:
     """Return the address of a configuration's server, and how long it took to answer a client (or the coordinator).
+
+    `certificates` is the party's folder; the configuration's without.
 
     Raises:
         ConfigError: the configuration names no server, or the party has no certificate.
@@ -31,7 +33,7 @@ def answer_seconds(config: Config, client: str | None) -> tuple[str, float]:
     if placement.server is None:
         raise ConfigError("placement.server is not set: the layers between are in the run's own process.")
     identity = Identity(Role.COORDINATOR, "coordinator") if client is None else Identity(Role.CLIENT, client)
-    party = Party.load(Path(placement.certificates), identity)
+    party = Party.load(certificates or Path(placement.certificates), identity)
     with secure_channel(placement.server, party) as channel:
         started = time.perf_counter()
         try:

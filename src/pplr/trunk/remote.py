@@ -67,6 +67,11 @@ class RemoteAccess(TrunkAccess):
         """Return the bytes of frames so far, by direction and kind."""
         return self._meter.totals()
 
+    def renew(self) -> None:
+        """Let sessions that have failed begin again."""
+        for connection in self._connections:
+            connection.renew()
+
     def close(self) -> None:
         """End all sessions."""
         for connection in self._connections:

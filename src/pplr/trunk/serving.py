@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from pplr.config import Config
 from pplr.errors import ConfigError, RunError, nearest
-from pplr.models.hub import Kind, require, resolve
+from pplr.models.hub import Kind, ModelFiles, require, resolve
 from pplr.models.parts.settings import SplitPlacement
 from pplr.trunk.build import LoadedTrunk, agreement, split_placement
 from pplr.trunk.desk import Desk
@@ -53,16 +53,25 @@ def open_server(
         torch.set_num_threads(config.threads)
     folder = StateFolder(state)
     _hold(state)
-    files = resolve(config.backbone.model, progress=tell)
-    wanted = Kind.DECODER if config.backbone.kind == "generative" else Kind.ENCODER
-    require(files, wanted, f"the backbone {config.backbone.kind} was asked for")
-    device = choose_device(config.device)
-    trunk = LoadedTrunk(config, files, device)
+    trunk, files = load_trunk(config, tell)
     if joint_tokens is None:
-        joint_tokens = JOINT_TOKENS_CPU if device.type == "cpu" else JOINT_TOKENS
+        joint_tokens = JOINT_TOKENS_CPU if choose_device(config.device).type == "cpu" else JOINT_TOKENS
     desk = Desk(trunk, agreement(config, files), folder, bounds)
     tell(_described(trunk, placement, desk))
     return TrunkServer(desk, certificates or Path(placement.certificates), joint_tokens=joint_tokens)
+
+
+def load_trunk(config: Config, tell: Callable[[str], None]) -> tuple[LoadedTrunk, ModelFiles]:
+    """Return the trunk that a configuration describes, and the files of its model.
+
+    Raises:
+        ConfigError: the configuration splits no model.
+        ModelError: the model is not there, cannot be cut, or is of the wrong kind.
+    """
+    files = resolve(config.backbone.model, progress=tell)
+    wanted = Kind.DECODER if config.backbone.kind == "generative" else Kind.ENCODER
+    require(files, wanted, f"the backbone {config.backbone.kind} was asked for")
+    return LoadedTrunk(config, files, choose_device(config.device)), files
 
 
 def _described(trunk: LoadedTrunk, placement: SplitPlacement, desk: Desk) -> str:
