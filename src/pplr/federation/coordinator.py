@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,16 @@ from torch import Tensor
 
 from pplr.data.dataset import Part
 from pplr.errors import CheckpointError, RunError
-from pplr.federation.admission import flaw, length, outlying
 from pplr.federation.checkpoints import Checkpoint, CheckpointStore
 from pplr.federation.client import SelectBy
 from pplr.federation.engines.base import Engine
 from pplr.federation.events import Event, Observer
 from pplr.federation.history import ClientRound, RoundRecord
-from pplr.federation.messages import Absence, EvaluateTask, Report, TrainTask, Update
+from pplr.federation.intake import Intake
+from pplr.federation.messages import EvaluateTask, Report, TrainTask, Update
 from pplr.federation.settings import FederationSettings
 from pplr.federation.strategies import Aggregator, Cohort, Mixing, Strategy
-from pplr.models.bank import AdapterBank, gram
+from pplr.models.bank import AdapterBank, gram, squared_distances
 from pplr.seeds import numpy_generator
 from pplr.trunk.control import TrunkControl
 
@@ -79,8 +79,7 @@ class Coordinator:
         self._trunk = trunk
         self._aggregator = aggregator
         self._observe = observer
-        self._clients = engine.clients
-        self.bank = AdapterBank.of_equal_rows([client.name for client in self._clients], initial_row)
+        self.bank = AdapterBank.of_equal_rows([client.name for client in engine.clients], initial_row)
         self.progress = Progress([])
 
     def resume(self) -> None:
@@ -142,69 +141,45 @@ class Coordinator:
         if self._trunk is not None:
             self._trunk.begin_round(number)
         progress = (number - 1) / self._settings.rounds
-        tasks = [TrainTask(name, number, progress, self.bank.row(name)) for name in names]
-        updates, absent = self._trained(tasks, received)
-        self._check_quorum(number, len(tasks), updates, absent)
+        known = {name for record in self.progress.history for name, one in record.clients.items() if one.trained}
+        tasks = [TrainTask(name, number, progress, self.bank.row(name), name not in known) for name in names]
+        intake = self._taken_in(tasks, received)
         clock.append(time.perf_counter())
-        mixing = self._aggregate(number, updates, received)
+        mixing = self._aggregate(number, intake, received, known)
         clock.append(time.perf_counter())
-        reports = self._validate(number, absent)
+        reports = self._validate(number, intake.absent)
         clock.append(time.perf_counter())
         seconds = dict(zip(("train", "aggregate", "validate"), np.diff(clock).tolist(), strict=True))
-        record = self._record(number, updates, absent, reports, mixing, seconds | {"total": clock[-1] - clock[0]})
+        record = self._record(number, intake, reports, mixing, seconds | {"total": clock[-1] - clock[0]})
         self._observe(Event("round_finished", number, data={"score": record.score, "seconds": record.seconds}))
         return record
 
     @property
     def _needs_received(self) -> bool:
         """The rows before training are needed afterwards: to compare, or to take a row back."""
-        return self._strategy.similarity_of == "updates" or self._settings.norm_bound is not None
+        settings = self._settings
+        bounds = (settings.norm_bound, settings.norm_clip, settings.loss_bound)
+        return self._strategy.similarity_of == "updates" or any(bound is not None for bound in bounds)
 
-    def _trained(self, tasks: Sequence[TrainTask], received: Tensor | None) -> tuple[dict[str, Update], dict[str, str]]:
-        """Put the trained rows into the bank as they arrive; return the rest of what clients say, and who is absent.
+    def _taken_in(self, tasks: Sequence[TrainTask], received: Tensor | None) -> Intake:
+        """Have the tasks done, and take in the answers as they arrive.
 
-        The bank is the only place that holds the rows of a round: memory grows with the clients once, not twice. An
-        update that is refused leaves no trace in it.
+        Raises:
+            RunError: fewer of them count than make a quorum.
         """
-        waiting = {task.client: task for task in tasks}
-        updates: dict[str, Update] = {}
-        lengths: dict[str, float] = {}
-        absent: dict[str, str] = {}
+        intake = Intake(tasks, self.bank, received, self._settings, self._observe)
         for answer in self._engine.train(tasks, self._observe, self._settings.deadline_seconds):
-            task = waiting.get(answer.client)
-            if task is None:
-                self._leave_out(answer, "it was not asked, or has answered already", "quarantined")
-                continue
-            if isinstance(answer, Absence):
-                absent[answer.client] = self._leave_out(answer, answer.reason, "absent")
-            elif reason := flaw(answer, task):
-                absent[answer.client] = self._leave_out(answer, reason, "quarantined")
-            else:
-                if answer.targets and self._settings.norm_bound is not None:
-                    lengths[answer.client] = length(answer, task)
-                self.bank.row(answer.client).copy_(answer.row)
-                updates[answer.client] = replace(answer, row=answer.row.new_empty(0))  # a slice would hold the row
-            del waiting[answer.client]
-        for client, task in waiting.items():
-            absent[client] = self._leave_out(Absence(client, task.round, ""), "it did not answer", "absent")
-        if self._settings.norm_bound is not None and received is not None:
-            for client, reason in outlying(lengths, self._settings.norm_bound).items():
-                absent[client] = self._leave_out(updates.pop(client), reason, "quarantined")
-                self.bank.row(client).copy_(received[self.bank.index(client)])
-        return updates, absent
-
-    def _leave_out(self, answer: Update | Absence, reason: str, event: str) -> str:
-        self._observe(Event(event, answer.round, answer.client, {"reason": reason}))
-        return reason
-
-    def _check_quorum(self, number: int, asked: int, updates: dict[str, Update], absent: dict[str, str]) -> None:
-        needed = self._settings.needed(asked)
-        if len(updates) >= needed:
-            return
-        why = "; ".join(f"{name}: {reason}" for name, reason in sorted(absent.items()))
+            intake.take(answer)
+            del answer  # it holds a row
+        intake.close()
+        needed = self._settings.needed(len(tasks))
+        if len(intake.updates) >= needed:
+            return intake
+        why = "; ".join(f"{name}: {reason}" for name, reason in sorted(intake.absent.items()))
         raise RunError(
-            f"Round {number} has usable updates of {len(updates)} of {asked} clients, and {needed} are needed "
-            f"(federation.quorum = {self._settings.quorum:g}). Left out: {why}. Look after them, then go on with --resume."
+            f"Round {tasks[0].round} has usable updates of {len(intake.updates)} of {len(tasks)} clients, and {needed} are "
+            f"needed (federation.quorum = {self._settings.quorum:g}). Left out: {why}. Look after them, then go on with "
+            "--resume."
         )
 
     def _participants(self, number: int) -> list[str]:
@@ -215,17 +190,21 @@ class Coordinator:
         chosen = numpy_generator(self._seed, "participants", number).choice(len(names), size=count, replace=False)
         return [names[index] for index in sorted(chosen)]
 
-    def _aggregate(self, number: int, updates: dict[str, Update], received: Tensor | None) -> Mixing:
+    def _aggregate(self, number: int, intake: Intake, received: Tensor | None, known: set[str]) -> Mixing:
+        """Mix the rows; `known` are those that have trained in an earlier round."""
         similarity_of = self._strategy.similarity_of
         products = None if similarity_of is None else self._gram(received if similarity_of == "updates" else None)
+        updates, names = intake.updates, self.bank.clients
         trained = {name for name, update in updates.items() if update.targets > 0}  # the others learnt nothing
-        losses = [updates[name].loss if name in trained else math.nan for name in self.bank.clients]
+        missed = {name for record in self.progress.history for name in record.absent} | intake.absent.keys()
         cohort = Cohort(
             number,
-            np.array([name in trained for name in self.bank.clients]),
-            np.array([float(client.size) for client in self._clients]),
-            np.array(losses),
+            np.array([name in trained for name in names]),
+            np.array([float(client.size) for client in self._engine.clients]),
+            np.array([updates[name].loss if name in trained else math.nan for name in names]),
             products,
+            self._distances() if self._strategy.needs_distances else None,
+            np.array([name in missed and name not in known for name in names]),
         )
         mixing = self._strategy.mixing(cohort)
         if self._aggregator is not None:
@@ -245,6 +224,14 @@ class Coordinator:
             products += self._trunk.gram(updates=received is not None)
         return products.numpy()
 
+    def _distances(self) -> NDArray[np.float64]:
+        """Return the distances between whole rows, by the inner products of what each differs from their mean."""
+        products = gram(self.bank.rows, self.bank.rows.mean(0, keepdim=True)).cpu().numpy()
+        squares = squared_distances(products)
+        if self._trunk is not None:
+            squares = squares + squared_distances(self._trunk.gram(updates=False).numpy())
+        return np.asarray(np.sqrt(squares), dtype=np.float64)
+
     def _validate(self, number: int, absent: Container[str]) -> list[Report]:
         rank = self._select_by != "loss"
         names = self.bank.clients
@@ -261,15 +248,14 @@ class Coordinator:
     def _record(
         self,
         number: int,
-        updates: dict[str, Update],
-        absent: dict[str, str],
+        intake: Intake,
         reports: Sequence[Report],
         mixing: Mixing,
         seconds: dict[str, float],
     ) -> RoundRecord:
         row_bytes = self.bank.rows.shape[1] * self.bank.rows.element_size() if self._strategy.exchanges else 0
         by_client = {report.client: report for report in reports}
-        clients = {name: _of_client(updates.get(name), by_client.get(name)) for name in self.bank.clients}
+        clients = {name: _of_client(intake.updates.get(name), by_client.get(name)) for name in self.bank.clients}
         return RoundRecord(
             round=number,
             clients=clients,
@@ -277,9 +263,10 @@ class Coordinator:
             mixing=None if mixing.matrix is None else mixing.matrix.tolist(),
             details={name: values.tolist() for name, values in mixing.details.items()},
             seconds=seconds,
-            bytes_up=row_bytes * len(updates),
+            bytes_up=row_bytes * len(intake.digests),
             bytes_down=row_bytes * len(clients),
-            absent=absent,
+            absent=intake.absent,
+            quarantined=sorted(intake.quarantined),
         )
 
     def _save(self, number: int) -> None:

@@ -46,6 +46,7 @@ class RoundRecord(BaseModel):
         bytes_up: what a network would have carried to the coordinator.
         bytes_down: what it would have carried to the clients.
         absent: client -> why its update was not used: it did not answer, or what it sent was refused.
+        quarantined: those of `absent` that did send something.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -59,3 +60,4 @@ class RoundRecord(BaseModel):
     bytes_up: int
     bytes_down: int
     absent: dict[str, str] = {}
+    quarantined: list[str] = []

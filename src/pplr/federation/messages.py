@@ -32,12 +32,14 @@ class TrainTask:
         round: 1, 2, ...
         progress: (round - 1) / rounds.
         row: [S] the shared row to start from.
+        first: no update of this client has counted yet: whatever it remembers is of another run.
     """
 
     client: str
     round: int
     progress: float
     row: Tensor
+    first: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,13 @@ class Absence:
         client: who.
         round: of the task that has no answer.
         reason: why, in a few words.
+        unusable: an answer came, and it could not be read.
     """
 
     client: str
     round: int
     reason: str
+    unusable: bool = False
 
 
 @dataclass(frozen=True)

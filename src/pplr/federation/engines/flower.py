@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import Message
@@ -31,6 +32,19 @@ AGAIN_SECONDS = 30.0
 """A node that cannot say its name is asked again after so long."""
 FIRST_ROW_SECONDS = 300.0
 """A silo sends its first row within this time."""
+
+
+@dataclass(frozen=True)
+class NoAnswer:
+    """Instead of a parcel.
+
+    Attributes:
+        reason: why there is none.
+        unusable: something came, and it cannot be read.
+    """
+
+    reason: str
+    unusable: bool = False
 
 
 class FlowerEngine:
@@ -97,11 +111,15 @@ class FlowerEngine:
             try:
                 update = update_of(_good(answer))
             except RunError as problem:
-                yield Absence(name, number, str(problem))
+                failed = answer.kind == "failure" if isinstance(answer, Parcel) else not answer.unusable
+                yield Absence(name, number, str(problem), unusable=not failed)
+                continue
+            if update.client != name:
+                yield Absence(name, number, f"it says it is {update.client!r}", unusable=True)
                 continue
             data = {"loss": update.loss, "tokens": update.tokens, "seconds": update.seconds}
             observer(Event("client_trained", number, name, data))
-            yield update if update.client == name else Absence(name, number, f"it says it is {update.client!r}")
+            yield update
 
     def evaluate(self, tasks: Sequence[EvaluateTask], observer: Observer, seconds: float | None = None) -> list[Report]:
         """Return the reports of those who answer in `seconds`, in the order of the tasks."""
@@ -123,12 +141,14 @@ class FlowerEngine:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Do nothing: silos go back by themselves when they are asked for a round again."""
 
-    def _exchange(self, parcels: Mapping[str, Parcel], seconds: float | None) -> Iterator[tuple[str, Parcel | str]]:
+    def _exchange(
+        self, parcels: Mapping[str, Parcel], seconds: float | None
+    ) -> Iterator[tuple[str, Parcel | NoAnswer]]:
         """Send each silo its parcel, and give each answer as it arrives, or why there is none."""
         limit = LONGEST_SECONDS if seconds is None else seconds
         deadline = time.monotonic() + limit
         for name in self._wait_for(list(parcels), min(RECONNECT_SECONDS, limit)):
-            yield name, "it is not connected"
+            yield name, NoAnswer("it is not connected")
         asked = {}
         for name, parcel in parcels.items():
             if name in self._nodes:
@@ -144,7 +164,7 @@ class FlowerEngine:
                     yield silo, _content(reply)
             if asked and time.monotonic() > deadline:
                 for name in asked.values():
-                    yield name, f"it did not answer within {limit:g} seconds"
+                    yield name, NoAnswer(f"it did not answer within {limit:g} seconds")
                 return
             if asked:
                 time.sleep(PULL_SECONDS)
@@ -178,7 +198,7 @@ class FlowerEngine:
                 named = self._take_in(node, _content(reply), keys[node])
                 self._known[node] = math.inf if named else now + AGAIN_SECONDS
 
-    def _take_in(self, node: int, answer: Parcel | str, key: str) -> bool:
+    def _take_in(self, node: int, answer: Parcel | NoAnswer, key: str) -> bool:
         """Let a node in as the silo that it says it is, and return whether it says so at all.
 
         `key` is the name that its key was registered with, or "".
@@ -206,14 +226,14 @@ def _counts(announced: Announcement) -> dict[str, Any]:
     return {"examples": announced.examples, "model": announced.model, "version": announced.version}
 
 
-def _content(reply: Message) -> Parcel | str:
+def _content(reply: Message) -> Parcel | NoAnswer:
     """Return the parcel in a reply, or why there is none."""
     if reply.has_error():
-        return f"its node reports: {reply.error.reason}"
+        return NoAnswer(f"its node reports: {reply.error.reason}")
     try:
         return parcel_of(reply.content)
     except RunError as problem:
-        return str(problem)
+        return NoAnswer(str(problem), unusable=True)
 
 
 def _expected(report: Report, name: str, part: Part) -> Report:
@@ -222,7 +242,7 @@ def _expected(report: Report, name: str, part: Part) -> Report:
     return report
 
 
-def _good(answer: Parcel | str) -> Parcel:
-    if isinstance(answer, str):
-        raise RunError(answer)
+def _good(answer: Parcel | NoAnswer) -> Parcel:
+    if isinstance(answer, NoAnswer):
+        raise RunError(answer.reason)
     return answer
