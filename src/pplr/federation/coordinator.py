@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,14 @@ from torch import Tensor
 
 from pplr.data.dataset import Part
 from pplr.errors import CheckpointError, RunError
+from pplr.federation.audit_log import AuditLog, Head, matrix_entry
 from pplr.federation.checkpoints import Checkpoint, CheckpointStore
 from pplr.federation.client import SelectBy
 from pplr.federation.engines.base import Engine
 from pplr.federation.events import Event, Observer
-from pplr.federation.history import ClientRound, RoundRecord
-from pplr.federation.intake import Intake
-from pplr.federation.messages import EvaluateTask, Report, TrainTask, Update
+from pplr.federation.history import RoundRecord, client_round, score_of
+from pplr.federation.intake import Intake, row_digest
+from pplr.federation.messages import EvaluateTask, Report, TrainTask
 from pplr.federation.settings import FederationSettings
 from pplr.federation.strategies import Aggregator, Cohort, Mixing, Strategy
 from pplr.models.bank import AdapterBank, gram, squared_distances
@@ -64,11 +65,12 @@ class Coordinator:
         store: CheckpointStore | None = None,
         trunk: TrunkControl | None = None,
         aggregator: Aggregator | None = None,
+        audit: AuditLog | None = None,
         observer: Observer,
     ) -> None:
         """Make a coordinator; `trunk` is the server of a split model's layers, whose rows take part there.
 
-        `aggregator` is the strategy's, where it has one.
+        `aggregator` is the strategy's, where it has one; `audit` is told of every round.
         """
         self._engine = engine
         self._strategy = strategy
@@ -78,6 +80,8 @@ class Coordinator:
         self._store = store
         self._trunk = trunk
         self._aggregator = aggregator
+        self._audit = audit
+        self._audited: Head | None = None
         self._observe = observer
         self.bank = AdapterBank.of_equal_rows([client.name for client in engine.clients], initial_row)
         self.progress = Progress([])
@@ -104,6 +108,8 @@ class Coordinator:
             self._aggregator.restore(checkpoint.server)
         self.bank = AdapterBank(checkpoint.clients, checkpoint.rows.to(self.bank.rows.device))
         history = [RoundRecord.model_validate(record) for record in checkpoint.state["history"]]
+        audited = checkpoint.state.get("audit")
+        self._audited = None if audited is None else Head.parse(audited)
         score = checkpoint.state["best_score"]
         self.progress = Progress(history, -math.inf if score is None else score, checkpoint.state["best_round"])
         self._observe(Event("resumed", checkpoint.round))
@@ -123,7 +129,13 @@ class Coordinator:
         return {"round": done, "best_round": self.progress.best_round, "reason": reason}
 
     def run(self) -> Progress:
-        """Run rounds until finished, with a checkpoint after each, and return where the run stands."""
+        """Run rounds until finished, with a checkpoint after each, and return where the run stands.
+
+        Raises:
+            RunError: too few updates count, or the audit log of an earlier part of this run was changed.
+        """
+        if self._audit is not None:
+            self._audit.open(len(self.progress.history), self._audited, self._facts())
         while not self.finished:
             record = self._round(len(self.progress.history) + 1)
             self.progress.history.append(record)
@@ -131,11 +143,23 @@ class Coordinator:
                 self.progress.best_round = record.round
                 self.progress.best_score = -math.inf if record.score is None else record.score
             self._save(record.round)
+        if self._audit is not None:
+            self._audit.append("ended", self.stopped)
         return self.progress
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what decides the rounds, for the audit log."""
+        return {
+            "clients": list(self.bank.clients),
+            "seed": self._seed,
+            "strategy": self._strategy.model_dump(mode="json"),
+            "federation": self._settings.model_dump(mode="json"),
+        }
 
     def _round(self, number: int) -> RoundRecord:
         clock = [time.perf_counter()]
-        names = self._participants(number)
+        here = [client.name for client in self._engine.clients if client.here]
+        names = self._participants(number, here)
         self._observe(Event("round_started", number, data={"rounds": self._settings.rounds, "clients": list(names)}))
         received = self.bank.rows.clone() if self._needs_received else None
         if self._trunk is not None:
@@ -143,16 +167,43 @@ class Coordinator:
         progress = (number - 1) / self._settings.rounds
         known = {name for record in self.progress.history for name, one in record.clients.items() if one.trained}
         tasks = [TrainTask(name, number, progress, self.bank.row(name), name not in known) for name in names]
+        sent = self._digests(names)
         intake = self._taken_in(tasks, received)
         clock.append(time.perf_counter())
-        mixing = self._aggregate(number, intake, received, known)
+        mixing = self._aggregate(number, intake, received, known, here)
+        self._note(number, sent, intake, mixing)
         clock.append(time.perf_counter())
-        reports = self._validate(number, intake.absent)
+        reports = self._validate(number, here, intake.absent)
         clock.append(time.perf_counter())
         seconds = dict(zip(("train", "aggregate", "validate"), np.diff(clock).tolist(), strict=True))
-        record = self._record(number, intake, reports, mixing, seconds | {"total": clock[-1] - clock[0]})
+        record = self._record(number, here, intake, reports, mixing, seconds | {"total": clock[-1] - clock[0]})
         self._observe(Event("round_finished", number, data={"score": record.score, "seconds": record.seconds}))
         return record
+
+    def _digests(self, names: Sequence[str]) -> dict[str, str]:
+        """Return digests of these clients' rows, where somebody wants them."""
+        return {} if self._audit is None else {name: row_digest(self.bank.row(name)) for name in names}
+
+    def _note(self, number: int, sent: dict[str, str], intake: Intake, mixing: Mixing) -> None:
+        """Tell the audit log of a round, before any mixed row leaves."""
+        if self._audit is None:
+            return
+        refused = {
+            name: {"reason": intake.absent[name], "sha256": intake.digests.get(name)}
+            for name in sorted(intake.quarantined)
+        }
+        entry = {
+            "round": number,
+            "sent": sent,
+            "admitted": {name: intake.digests[name] for name in sorted(intake.updates)},
+            "shortened": intake.shortened,
+            "refused": refused,
+            "absent": {name: why for name, why in sorted(intake.absent.items()) if name not in intake.quarantined},
+            "mixing": matrix_entry(mixing.matrix),
+            "mixed": self._digests(self.bank.clients),
+        }
+        self._audit.append("round", entry)
+        self._observe(Event("audited", number, data=asdict(self._audit.head)))
 
     @property
     def _needs_received(self) -> bool:
@@ -182,21 +233,23 @@ class Coordinator:
             "--resume."
         )
 
-    def _participants(self, number: int) -> list[str]:
-        names = self.bank.clients
+    def _participants(self, number: int, names: Sequence[str]) -> list[str]:
         count = self._settings.per_round(len(names))
         if count == len(names):
             return list(names)
         chosen = numpy_generator(self._seed, "participants", number).choice(len(names), size=count, replace=False)
         return [names[index] for index in sorted(chosen)]
 
-    def _aggregate(self, number: int, intake: Intake, received: Tensor | None, known: set[str]) -> Mixing:
-        """Mix the rows; `known` are those that have trained in an earlier round."""
+    def _aggregate(
+        self, number: int, intake: Intake, received: Tensor | None, known: set[str], here: Sequence[str]
+    ) -> Mixing:
+        """Mix the rows; `known` are those that have trained in an earlier round, `here` those that can be asked."""
         similarity_of = self._strategy.similarity_of
         products = None if similarity_of is None else self._gram(received if similarity_of == "updates" else None)
         updates, names = intake.updates, self.bank.clients
         trained = {name for name, update in updates.items() if update.targets > 0}  # the others learnt nothing
-        missed = {name for record in self.progress.history for name in record.absent} | intake.absent.keys()
+        missed = intake.absent.keys() | (set(names) - set(here))
+        missed |= {name for record in self.progress.history for name in (*record.absent, *record.awaited)}
         cohort = Cohort(
             number,
             np.array([name in trained for name in names]),
@@ -232,9 +285,8 @@ class Coordinator:
             squares = squares + squared_distances(self._trunk.gram(updates=False).numpy())
         return np.asarray(np.sqrt(squares), dtype=np.float64)
 
-    def _validate(self, number: int, absent: Container[str]) -> list[Report]:
+    def _validate(self, number: int, names: Sequence[str], absent: Container[str]) -> list[Report]:
         rank = self._select_by != "loss"
-        names = self.bank.clients
         tasks = [
             EvaluateTask(name, number, Part.VALIDATION, self.bank.row(name), rank, trained=name not in absent)
             for name in names
@@ -248,6 +300,7 @@ class Coordinator:
     def _record(
         self,
         number: int,
+        here: Sequence[str],
         intake: Intake,
         reports: Sequence[Report],
         mixing: Mixing,
@@ -255,59 +308,34 @@ class Coordinator:
     ) -> RoundRecord:
         row_bytes = self.bank.rows.shape[1] * self.bank.rows.element_size() if self._strategy.exchanges else 0
         by_client = {report.client: report for report in reports}
-        clients = {name: _of_client(intake.updates.get(name), by_client.get(name)) for name in self.bank.clients}
+        clients = {name: client_round(intake.updates.get(name), by_client.get(name)) for name in self.bank.clients}
         return RoundRecord(
             round=number,
             clients=clients,
-            score=_score(reports, self._select_by),
+            score=score_of(reports, self._select_by),
             mixing=None if mixing.matrix is None else mixing.matrix.tolist(),
             details={name: values.tolist() for name, values in mixing.details.items()},
             seconds=seconds,
             bytes_up=row_bytes * len(intake.digests),
-            bytes_down=row_bytes * len(clients),
+            bytes_down=row_bytes * len(here),
             absent=intake.absent,
             quarantined=sorted(intake.quarantined),
+            awaited=sorted(set(self.bank.clients) - set(here)),
         )
 
     def _save(self, number: int) -> None:
         if self._store is None:
             return
         score = self.progress.best_score
-        state = {
+        state: dict[str, Any] = {
             "history": [record.model_dump() for record in self.progress.history],
             "best_score": score if math.isfinite(score) else None,
             "best_round": self.progress.best_round,
         }
+        if self._audit is not None:
+            state["audit"] = asdict(self._audit.head)
         if self._trunk is not None:
             self._trunk.save(number)  # first: a checkpoint without its trunk would be none
         server = {} if self._aggregator is None else self._aggregator.state()
         self._store.save(Checkpoint(number, self.bank.rows, self.bank.clients, self._engine.state(), state, server))
         self._observe(Event("checkpoint", number))
-
-
-def _score(reports: Sequence[Report], select_by: SelectBy) -> float | None:
-    """Return the mean over all clients' users, higher is better, or None where nobody has held-out events."""
-    pairs = [(r.metrics.get(select_by, math.nan) if select_by != "loss" else -r.loss, r.users) for r in reports]
-    known = [(value, users) for value, users in pairs if users and not math.isnan(value)]
-    total = sum(users for _, users in known)
-    return sum(value * users for value, users in known) / total if total else None
-
-
-def _of_client(update: Update | None, report: Report | None) -> ClientRound:
-    """Return what is known of one client in a round: it may have trained or not, and answered a validation or not."""
-    trained = {}
-    if update is not None:
-        trained = {"training_loss": _number(update.loss), "tokens": update.tokens, "seconds": update.seconds}
-    validated = {}
-    if report is not None:
-        validated = {
-            "validation_loss": _number(report.loss),
-            "validation": report.metrics,
-            "users": report.users,
-            "improved": report.improved,
-        }
-    return ClientRound.model_validate({"trained": update is not None, **trained, **validated})
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from pydantic import BaseModel, ConfigDict
+
+from pplr.federation.client import SelectBy
+from pplr.federation.messages import Report, Update
 
 Matrix = list[list[float]]
 
@@ -47,6 +53,7 @@ class RoundRecord(BaseModel):
         bytes_down: what it would have carried to the clients.
         absent: client -> why its update was not used: it did not answer, or what it sent was refused.
         quarantined: those of `absent` that did send something.
+        awaited: clients that were not asked, because they had not been there yet.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -61,3 +68,32 @@ class RoundRecord(BaseModel):
     bytes_down: int
     absent: dict[str, str] = {}
     quarantined: list[str] = []
+    awaited: list[str] = []
+
+
+def score_of(reports: Sequence[Report], select_by: SelectBy) -> float | None:
+    """Return the mean over all clients' users, higher is better, or None where nobody has held-out events."""
+    pairs = [(r.metrics.get(select_by, math.nan) if select_by != "loss" else -r.loss, r.users) for r in reports]
+    known = [(value, users) for value, users in pairs if users and not math.isnan(value)]
+    total = sum(users for _, users in known)
+    return sum(value * users for value, users in known) / total if total else None
+
+
+def client_round(update: Update | None, report: Report | None) -> ClientRound:
+    """Return what is known of one client in a round: it may have trained or not, and answered a validation or not."""
+    trained = {}
+    if update is not None:
+        trained = {"training_loss": _number(update.loss), "tokens": update.tokens, "seconds": update.seconds}
+    validated = {}
+    if report is not None:
+        validated = {
+            "validation_loss": _number(report.loss),
+            "validation": report.metrics,
+            "users": report.users,
+            "improved": report.improved,
+        }
+    return ClientRound.model_validate({"trained": update is not None, **trained, **validated})
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -31,6 +31,7 @@ class Intake:
         absent: client -> why it does not count.
         quarantined: those of them that sent something, which was refused.
         digests: client -> SHA-256 of the row that it sent, refused or not.
+        shortened: client -> factor by which its update was shortened.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Intake:
         self.absent: dict[str, str] = {}
         self.quarantined: set[str] = set()
         self.digests: dict[str, str] = {}
+        self.shortened: dict[str, float] = {}
 
     def take(self, answer: Update | Absence) -> None:
         """Put the row of an update that can be the answer to its task into the bank."""
@@ -99,7 +101,8 @@ class Intake:
         self.quarantined.add(client)
 
     def _shorten(self, bound: float) -> None:
-        for client, factor in shortening(self._lengths, bound).items():
+        self.shortened = shortening(self._lengths, bound)
+        for client, factor in self.shortened.items():
             if self._received is not None:
                 self._bank.row(client).lerp_(self._received[self._bank.index(client)], 1 - factor)
             self._observe(Event("shortened", self.updates[client].round, client, {"factor": factor}))

@@ -17,10 +17,12 @@ class ClientInfo:
     Attributes:
         name: unique; clients are ordered by it.
         size: n_c, number of training examples.
+        here: it has been there at some time; one that has not is not asked.
     """
 
     name: str
     size: int
+    here: bool = True
 
 
 @dataclass(frozen=True)

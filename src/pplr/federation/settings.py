@@ -47,6 +47,11 @@ class FederationSettings(BaseModel):
         description="Updates with a loss so many times above or below the round's median are refused (from three clients); absent: none.",
     )
 
+    start_with: int | None = Field(
+        None,
+        ge=1,
+        description="Silos that must have connected before round 1; others may join in later rounds; absent: all.",
+    )
     silos: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field(
         (), description="Names of all silos of a run over a network; the coordinator waits for them before round 1."
     )

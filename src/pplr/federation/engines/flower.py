@@ -30,6 +30,8 @@ RECONNECT_SECONDS = 60.0
 """A silo that is away when it is to be asked is waited for so long: its node may be starting again."""
 AGAIN_SECONDS = 30.0
 """A node that cannot say its name is asked again after so long."""
+LATE_SECONDS = 15.0
+"""Once enough silos are there, the others are waited for so long before round 1; who comes later joins later."""
 FIRST_ROW_SECONDS = 300.0
 """A silo sends its first row within this time."""
 
@@ -64,31 +66,47 @@ class FlowerEngine:
         self._asked: dict[str, int] = {}
         self._refused: Callable[[Announcement], str | None] = lambda announced: None
         self._sizes: dict[str, int] = {}
+        self._most: int | None = None
         self.announced: dict[str, Announcement] = {}
 
     @property
     def clients(self) -> tuple[ClientInfo, ...]:
-        """All silos, ordered by name."""
-        return tuple(ClientInfo(name, self._sizes.get(name, self.announced[name].examples)) for name in self._silos)
+        """All silos, ordered by name; those that have not announced themselves yet have no examples."""
+        return tuple(ClientInfo(name, self._size(name), name in self.announced) for name in self._silos)
 
-    def meet(self, seconds: float) -> None:
-        """Wait until all silos have announced themselves.
+    def _size(self, name: str) -> int:
+        if name not in self.announced:
+            return 0
+        most = self.announced[name].examples
+        return self._sizes.get(name, most if self._most is None else min(most, self._most))
+
+    def meet(self, seconds: float, least: int | None = None) -> None:
+        """Wait until all silos have announced themselves, or `least` of them and the others had a moment more.
 
         Raises:
-            RunError: some have not within `seconds`.
+            RunError: fewer have within `seconds`.
         """
-        missing = self._wait_for(self._silos, seconds)
-        if missing:
+        deadline = time.monotonic() + seconds
+        missing = self._wait_for(self._silos, seconds, least)
+        if missing and least is not None and len(self._nodes) >= least:
+            missing = self._wait_for(self._silos, min(LATE_SECONDS, deadline - time.monotonic()))
+        if missing and (least is None or len(self._nodes) < least):
             raise RunError(
                 f"After {seconds:g} seconds {', '.join(missing)} had not connected; there are "
-                f"{', '.join(self._nodes) or 'none'}. Start them with `pplr silo run`, or leave them out of "
-                "federation.silos."
+                f"{', '.join(self._nodes) or 'none'}. Start them with `pplr silo run`, leave them out of "
+                "federation.silos, or begin without them: federation.start_with."
             )
 
-    def admit(self, refused: Callable[[Announcement], str | None], examples: Mapping[str, int]) -> None:
-        """Let only silos in from now on of which `refused` says nothing, and give each its number of examples."""
+    def admit(
+        self, refused: Callable[[Announcement], str | None], examples: Mapping[str, int], most: int | None = None
+    ) -> None:
+        """Let only silos in from now on of which `refused` says nothing, and give each its number of examples.
+
+        One that is not among `examples` uses all that it has, `most` at most.
+        """
         self._refused = refused
         self._sizes = dict(examples)
+        self._most = most
 
     def first_row(self, silo: str) -> tuple[Layout, Tensor]:
         """Return a silo's layout and the shared row [S] before the first round.
@@ -169,13 +187,14 @@ class FlowerEngine:
             if asked:
                 time.sleep(PULL_SECONDS)
 
-    def _wait_for(self, silos: Sequence[str], seconds: float) -> list[str]:
-        """Wait until these silos are connected; return those that are not in time."""
+    def _wait_for(self, silos: Sequence[str], seconds: float, least: int | None = None) -> list[str]:
+        """Wait until these silos are connected, or `least` of them; return those that are not in time."""
+        enough = len(silos) if least is None else least
         deadline = time.monotonic() + seconds
         while True:
             self._look_around()
             missing = [name for name in silos if name not in self._nodes]
-            if not missing or time.monotonic() > deadline:
+            if len(silos) - len(missing) >= enough or time.monotonic() > deadline:
                 return missing
             time.sleep(PULL_SECONDS)
 
