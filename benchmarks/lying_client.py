@@ -6,7 +6,7 @@ The demo's data and clients, the backbone `sequence`. One client does not send w
 the others by its name or its form. Figures are of the four honest clients: NDCG@10 over all their test users and of the
 worst of them, with the row that each kept as its best on its own validation data, as the product does, and with the row
 after the last round. Each client keeps the best row that it has seen, so that a poisoned round costs what it could have
-learnt, and not what it had. The result file is written after each cell, and cells that are in it are not run again.
+learnt, and not what it had. `stopped` is the round in which no quorum was left, so that the run could not go on. The result file is written after each cell, and cells that are in it are not run again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor
 from pplr.config import Config, parse_config
 from pplr.data.dataset import Part
 from pplr.demo import demo_config
+from pplr.errors import RunError
 from pplr.federation import Client, Coordinator
 from pplr.federation.engines import Engine, InProcessEngine
 from pplr.federation.events import Event, Observer, ignore
@@ -197,7 +198,11 @@ def measured(parts: Parts, strategy: str, defence: str, lie: str, liar: str) -> 
     clients = replace(parts, config=config).trainers()
     events: list[Event] = []
     coordinator = federation(config, parts, clients, liar, LIES[lie], events.append)
-    coordinator.run()
+    stopped = None
+    try:
+        coordinator.run()
+    except RunError:  # the honest clients' losses are past all bounds, so that no quorum is left
+        stopped = len(coordinator.progress.history) + 1
     honest = [client for client in clients if client.info.name != liar]
     last = coordinator.progress.history[-1].round
     tests: dict[str, dict[str, Report]] = {"kept": {}, "last": {}}
@@ -208,6 +213,7 @@ def measured(parts: Parts, strategy: str, defence: str, lie: str, liar: str) -> 
     refused = [e for e in events if e.name == "quarantined"]
     return {
         **{which: quality(reports) for which, reports in tests.items()},
+        "stopped": stopped,
         "quarantined": sum(e.client == liar for e in refused),
         "honest_quarantined": sum(e.client != liar for e in refused),
     }
