@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import tiny
 from pplr.errors import RunError, StorageError
-from pplr.federation import audit_log
 from pplr.federation.audit_log import AUDIT_HEAD, AUDIT_LOG, AuditLog, Head, matrix_entry, verify
 from pplr.federation.checkpoints import CheckpointStore
+from pplr.federation.history import MOST_CLIENTS
 
 
 def entries(folder: Path) -> list[dict]:
@@ -54,7 +54,7 @@ def test_a_log_as_it_was_written_passes(written):
     assert len(CheckpointStore(written / "checkpoints").audited()) == 2
     assert verify(written, noted=found.head.digest) == found
     assert matrix_entry(None) is None
-    assert "matrix" not in matrix_entry(np.eye(audit_log.MOST_CLIENTS + 1))
+    assert "matrix" not in matrix_entry(np.eye(MOST_CLIENTS + 1))
 
 
 @st.composite

@@ -20,13 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pplr.errors import RunError
+from pplr.federation.history import kept_matrix
 from pplr.storage import append_durably, cut, write_text
 
 AUDIT_LOG, AUDIT_HEAD = "audit.jsonl", "audit.head.json"
 NOTHING = "0" * 64
 """What the first line names as the digest of the line before it."""
-MOST_CLIENTS = 200
-"""Of more clients the log holds the digest of a mixing matrix, not its numbers."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +122,13 @@ class AuditLog:
 
 
 def matrix_entry(matrix: NDArray[np.float64] | None) -> dict[str, Any] | None:
-    """Return a mixing matrix as it stands in the log; None where the strategy has none."""
+    """Return a mixing matrix as it stands in the log: of many clients its digest alone; None where there is none."""
     if matrix is None:
         return None
     numbers = np.ascontiguousarray(matrix, dtype="<f8")
     found: dict[str, Any] = {"sha256": hashlib.sha256(numbers.tobytes()).hexdigest()}
-    return found | ({"matrix": matrix.tolist()} if len(matrix) <= MOST_CLIENTS else {})
+    kept = kept_matrix(matrix)
+    return found if kept is None else found | {"matrix": kept}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pplr.federation.checkpoints import Checkpoint, CheckpointStore
 from pplr.federation.client import SelectBy
 from pplr.federation.engines.base import Engine
 from pplr.federation.events import Event, Observer
-from pplr.federation.history import RoundRecord, client_round, score_of
+from pplr.federation.history import RoundRecord, client_round, kept_details, kept_matrix, score_of
 from pplr.federation.intake import Intake, row_digest
 from pplr.federation.messages import EvaluateTask, Report, TrainTask
 from pplr.federation.settings import FederationSettings
@@ -313,8 +313,8 @@ class Coordinator:
             round=number,
             clients=clients,
             score=score_of(reports, self._select_by),
-            mixing=None if mixing.matrix is None else mixing.matrix.tolist(),
-            details={name: values.tolist() for name, values in mixing.details.items()},
+            mixing=kept_matrix(mixing.matrix),
+            details=kept_details(mixing.details),
             seconds=seconds,
             bytes_up=row_bytes * len(intake.digests),
             bytes_down=row_bytes * len(here),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from pplr.federation.client import SelectBy
 from pplr.federation.messages import Report, Update
 
 Matrix = list[list[float]]
+MOST_CLIENTS = 100
+"""Of more clients no matrices are kept: their numbers grow with the square, and would outgrow rows and all."""
 
 
 class ClientRound(BaseModel):
@@ -46,8 +50,9 @@ class RoundRecord(BaseModel):
         round: 1, 2, ...
         clients: by client name.
         score: the validation measure over all clients' users by which runs stop, higher is better; None without any.
-        mixing: D [clients, clients], rows and columns in the order of `clients`; None where the strategy has none.
-        details: the strategy's own figures, such as learning speeds.
+        mixing: D [clients, clients], rows and columns in the order of `clients`; None where the strategy has none,
+            or there are more than 100 clients.
+        details: the strategy's own figures, such as learning speeds; no matrices of more than 100 clients.
         seconds: wall time by phase: train, aggregate, validate, total.
         bytes_up: what a network would have carried to the coordinator.
         bytes_down: what it would have carried to the clients.
@@ -69,6 +74,16 @@ class RoundRecord(BaseModel):
     absent: dict[str, str] = {}
     quarantined: list[str] = []
     awaited: list[str] = []
+
+
+def kept_matrix(matrix: NDArray[np.float64] | None) -> Matrix | None:
+    """Return a matrix [clients, clients] as it is kept, or None where it is not."""
+    return None if matrix is None or len(matrix) > MOST_CLIENTS else matrix.tolist()
+
+
+def kept_details(details: Mapping[str, NDArray[np.float64]]) -> dict[str, list[float] | Matrix]:
+    """Return a strategy's figures as they are kept."""
+    return {name: values.tolist() for name, values in details.items() if values.ndim < 2 or len(values) <= MOST_CLIENTS}
 
 
 def score_of(reports: Sequence[Report], select_by: SelectBy) -> float | None:

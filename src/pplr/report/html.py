@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pplr.federation.history import MOST_CLIENTS
 from pplr.report.figures import (
     PALETTE,
     curve_style,
@@ -115,6 +116,7 @@ def _content(run: FinishedRun) -> dict[str, Any]:
         "examples": _examples(run),
         "open_examples": OPEN_EXAMPLES,
         "most_left_out": MOST_LEFT_OUT,
+        "most_clients": MOST_CLIENTS,
         "cost": cost_rows(metrics.cost.seconds),
         "facts": cost_facts(metrics),
         "split": metrics.data.split.kind if isinstance(metrics.data.split, Settings) else metrics.data.split,
