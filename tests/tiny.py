@@ -16,6 +16,7 @@ from torch import nn
 
 from pplr.data.dataset import Catalogue, ClientData, Dataset, Part, Ragged
 from pplr.federation import Client, Coordinator, FederationSettings, Measuring
+from pplr.federation.audit_log import AuditLog
 from pplr.federation.checkpoints import CheckpointStore
 from pplr.federation.engines import InProcessEngine
 from pplr.federation.events import Observer, ignore
@@ -191,6 +192,7 @@ def federation(
     training: TrainingSettings = TRAINING,
     backbone_settings: dict[str, Any] | None = None,
     seed: int = 5,
+    audit: AuditLog | None = None,
     **settings: Any,
 ) -> tuple[Coordinator, list[Client]]:
     """A coordinator over clients of real, tiny parts; `order` is the order in which the engine is given them."""
@@ -213,6 +215,7 @@ def federation(
         select_by=measuring.select_by,
         store=None if folder is None else CheckpointStore(folder),
         aggregator=chosen_strategy.aggregator(backbone.layout, row),
+        audit=audit,
         observer=observer,
     )
     return coordinator, members

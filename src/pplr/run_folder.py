@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from pplr.config import Config, changes, config_toml, load_config
 from pplr.data.dataset import Dataset, Part
 from pplr.errors import CheckpointError, ConfigError, RunError, StorageError
+from pplr.federation.audit_log import AUDIT_HEAD, AUDIT_LOG
 from pplr.storage import delete, make_folder, write_text
 
 MARK = "run.json"
@@ -20,9 +21,25 @@ MARK = "run.json"
 CONFIG, EVENTS, METRICS, ROWS = "config.toml", "events.jsonl", "metrics.json", "rows.safetensors"
 PER_USER, EXAMPLES, REPORT = "per_user.parquet", "examples.json", "report.html"
 ADAPTERS, CHECKPOINTS = "adapters", "checkpoints"
+FORGOTTEN = "forgotten.json"
+"""Names of silos that have left for good, as a JSON list."""
 LOCK = ".lock"
 """Held by the process that trains in the folder."""
-OWNED = (METRICS, REPORT, ROWS, PER_USER, EXAMPLES, ADAPTERS, CHECKPOINTS, EVENTS, CONFIG, MARK)
+OWNED = (
+    METRICS,
+    REPORT,
+    ROWS,
+    PER_USER,
+    EXAMPLES,
+    ADAPTERS,
+    CHECKPOINTS,
+    AUDIT_LOG,
+    AUDIT_HEAD,
+    FORGOTTEN,
+    EVENTS,
+    CONFIG,
+    MARK,
+)
 """All that a run writes into its folder; nothing else in it is ever touched."""
 
 Origin = Mapping[str, str]

@@ -20,6 +20,7 @@ from pplr.config import Config, load_config
 from pplr.data.dataset import Part
 from pplr.errors import ConfigError, RunError, command
 from pplr.federation import Client, Coordinator
+from pplr.federation.audit_log import AuditLog
 from pplr.federation.checkpoints import CheckpointStore
 from pplr.federation.coordinator import Progress
 from pplr.federation.engines import InProcessEngine
@@ -97,6 +98,7 @@ def _train(folder: Path, parts: Parts, resume: bool, observe: Observer) -> RunRe
         store=store,
         trunk=None if parts.trunk is None else parts.trunk.control(fresh=not going_on),
         aggregator=config.strategy.aggregator(layout, row),
+        audit=AuditLog(folder),
         observer=observe,
     )
     if going_on:

@@ -111,6 +111,38 @@ def append_line(path: Path, line: str) -> None:
         file.write(line + "\n")
 
 
+def append_durably(path: Path, line: str) -> None:
+    """Append one line to a file, which is on the disk when this returns.
+
+    Raises:
+        StorageError: the disk is full or not writable; what was written of the line is then taken back.
+    """
+    with _disk(path):
+        known = path.exists()
+        with path.open("ab") as file:
+            start = file.tell()
+            try:
+                file.write(line.encode("utf-8") + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(start)
+                raise
+        if not known:
+            _sync(path.parent)
+
+
+def cut(path: Path, size: int) -> None:
+    """Leave the first `size` bytes of a file.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with _disk(path), path.open("rb+") as file:
+        file.truncate(size)
+        os.fsync(file.fileno())
+
+
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:

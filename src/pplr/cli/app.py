@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from pplr.cli import (
     INTERRUPTED,
     audit,
+    audit_log,
     compare,
     coordinator,
     data,
@@ -79,6 +80,7 @@ app.add_typer(pki.app, name="pki", rich_help_panel=OVER)
 app.command("status", rich_help_panel=OVER)(status.status)
 app.command("plan", rich_help_panel=OVER)(plan.plan)
 app.add_typer(audit.app, name="audit", rich_help_panel=OVER)
+app.add_typer(audit_log.app, name="audit-log", rich_help_panel=OVER)
 app.add_typer(data.app, name="data", rich_help_panel=CARE)
 app.add_typer(models.app, name="models", rich_help_panel=CARE)
 app.command("doctor", rich_help_panel=CARE)(doctor.doctor)

@@ -109,3 +109,24 @@ def check(
     trust = security(certificates, insecure=insecure)
     folder = out or Path("runs") / settings.name
     show_findings(check_coordinator(settings, folder, Address.parse(listen), trust), "The coordinator")
+
+
+@app.command("forget")
+def forget(
+    silo: Annotated[str, typer.Argument(metavar="SILO", help="Its name in the run.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Run folder.", show_default=False)],
+) -> None:
+    """Take a silo out of a run for good, while the run stands still.
+
+    Its row goes from the checkpoints, it is asked no more, and a quorum is one
+    of the silos that are left. Go on with `pplr coordinator run --resume`. What
+    the others' rows have learnt from it stays in them, and past rounds keep its
+    figures. Revoke its certificate too: `pplr pki revoke`.
+
+    Examples:
+      pplr coordinator forget shop-3 --out runs/shops
+    """
+    from pplr.silos.forget import forget as forget_silo
+
+    left = forget_silo(out, silo)
+    say(f"{silo} is forgotten; {left} silos are left. Go on with `pplr coordinator run ... --out {out} --resume`.")

@@ -42,6 +42,22 @@ def length(update: Update, task: TrainTask) -> float:
     return float(torch.linalg.vector_norm(update.row.double() - task.row.to(update.row.device).double()))
 
 
+def implausible(losses: Mapping[str, float], bound: float) -> dict[str, str]:
+    """Return client -> why, for losses above `bound` times the median of `losses`, or below the median over `bound`."""
+    median = float(np.median(list(losses.values()))) if len(losses) >= LEAST_COHORT else 0.0
+    return {
+        client: f"its loss is {value:.4g}, the median is {median:.4g}, and {bound:g} times more or less is the bound"
+        for client, value in losses.items()
+        if median > 0 and not median / bound <= value <= bound * median
+    }
+
+
+def shortening(lengths: Mapping[str, float], bound: float) -> dict[str, float]:
+    """Return client -> factor below 1, for updates that are to be shortened to `bound` times the median of `lengths`."""
+    median = float(np.median(list(lengths.values()))) if len(lengths) >= LEAST_COHORT else math.inf
+    return {client: bound * median / value for client, value in lengths.items() if value > bound * median}
+
+
 def outlying(lengths: Mapping[str, float], bound: float) -> dict[str, str]:
     """Return client -> why, for updates longer than `bound` times the median of `lengths`."""
     median = float(np.median(list(lengths.values()))) if len(lengths) >= LEAST_COHORT else math.inf

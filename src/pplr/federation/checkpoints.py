@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pplr.errors import CheckpointError
+from pplr.federation.audit_log import Head
 from pplr.storage import file_digest, write_folder
 
 VERSION = 1
@@ -94,6 +95,27 @@ class CheckpointStore:
                 "with --overwrite or another --out."
             )
         return self._load(rounds[-1])
+
+    def all(self) -> list[Checkpoint]:
+        """Return the checkpoints that are kept, oldest first.
+
+        Raises:
+            CheckpointError: one is damaged.
+        """
+        return [self._load(number) for number in self.rounds()]
+
+    def audited(self) -> dict[str, Head]:
+        """Return the heads of the audit log that the checkpoints hold, by words for where they are.
+
+        Raises:
+            CheckpointError: a checkpoint is damaged.
+        """
+        found = {}
+        for number in self.rounds():
+            known = self._load(number).state.get("audit")
+            if known is not None:
+                found[f"the checkpoint of round {number}"] = Head.parse(known)
+        return found
 
     def _load(self, number: int) -> Checkpoint:
         folder = self._folder / f"round-{number:04d}"

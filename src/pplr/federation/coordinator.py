@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,17 @@ from torch import Tensor
 
 from pplr.data.dataset import Part
 from pplr.errors import CheckpointError, RunError
-from pplr.federation.admission import flaw, length, outlying
+from pplr.federation.audit_log import AuditLog, Head, matrix_entry
 from pplr.federation.checkpoints import Checkpoint, CheckpointStore
 from pplr.federation.client import SelectBy
 from pplr.federation.engines.base import Engine
 from pplr.federation.events import Event, Observer
-from pplr.federation.history import ClientRound, RoundRecord
-from pplr.federation.messages import Absence, EvaluateTask, Report, TrainTask, Update
+from pplr.federation.history import RoundRecord, client_round, kept_details, kept_matrix, score_of
+from pplr.federation.intake import Intake, row_digest
+from pplr.federation.messages import EvaluateTask, Report, TrainTask
 from pplr.federation.settings import FederationSettings
 from pplr.federation.strategies import Aggregator, Cohort, Mixing, Strategy
-from pplr.models.bank import AdapterBank, gram
+from pplr.models.bank import AdapterBank, gram, squared_distances
 from pplr.seeds import numpy_generator
 from pplr.trunk.control import TrunkControl
 
@@ -64,11 +65,12 @@ class Coordinator:
         store: CheckpointStore | None = None,
         trunk: TrunkControl | None = None,
         aggregator: Aggregator | None = None,
+        audit: AuditLog | None = None,
         observer: Observer,
     ) -> None:
         """Make a coordinator; `trunk` is the server of a split model's layers, whose rows take part there.
 
-        `aggregator` is the strategy's, where it has one.
+        `aggregator` is the strategy's, where it has one; `audit` is told of every round.
         """
         self._engine = engine
         self._strategy = strategy
@@ -78,9 +80,10 @@ class Coordinator:
         self._store = store
         self._trunk = trunk
         self._aggregator = aggregator
+        self._audit = audit
+        self._audited: Head | None = None
         self._observe = observer
-        self._clients = engine.clients
-        self.bank = AdapterBank.of_equal_rows([client.name for client in self._clients], initial_row)
+        self.bank = AdapterBank.of_equal_rows([client.name for client in engine.clients], initial_row)
         self.progress = Progress([])
 
     def resume(self) -> None:
@@ -105,6 +108,8 @@ class Coordinator:
             self._aggregator.restore(checkpoint.server)
         self.bank = AdapterBank(checkpoint.clients, checkpoint.rows.to(self.bank.rows.device))
         history = [RoundRecord.model_validate(record) for record in checkpoint.state["history"]]
+        audited = checkpoint.state.get("audit")
+        self._audited = None if audited is None else Head.parse(audited)
         score = checkpoint.state["best_score"]
         self.progress = Progress(history, -math.inf if score is None else score, checkpoint.state["best_round"])
         self._observe(Event("resumed", checkpoint.round))
@@ -124,7 +129,13 @@ class Coordinator:
         return {"round": done, "best_round": self.progress.best_round, "reason": reason}
 
     def run(self) -> Progress:
-        """Run rounds until finished, with a checkpoint after each, and return where the run stands."""
+        """Run rounds until finished, with a checkpoint after each, and return where the run stands.
+
+        Raises:
+            RunError: too few updates count, or the audit log of an earlier part of this run was changed.
+        """
+        if self._audit is not None:
+            self._audit.open(len(self.progress.history), self._audited, self._facts())
         while not self.finished:
             record = self._round(len(self.progress.history) + 1)
             self.progress.history.append(record)
@@ -132,100 +143,121 @@ class Coordinator:
                 self.progress.best_round = record.round
                 self.progress.best_score = -math.inf if record.score is None else record.score
             self._save(record.round)
+        if self._audit is not None:
+            self._audit.append("ended", self.stopped)
         return self.progress
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what decides the rounds, for the audit log."""
+        return {
+            "clients": list(self.bank.clients),
+            "seed": self._seed,
+            "strategy": self._strategy.model_dump(mode="json"),
+            "federation": self._settings.model_dump(mode="json"),
+        }
 
     def _round(self, number: int) -> RoundRecord:
         clock = [time.perf_counter()]
-        names = self._participants(number)
+        here = [client.name for client in self._engine.clients if client.here]
+        names = self._participants(number, here)
         self._observe(Event("round_started", number, data={"rounds": self._settings.rounds, "clients": list(names)}))
         received = self.bank.rows.clone() if self._needs_received else None
         if self._trunk is not None:
             self._trunk.begin_round(number)
         progress = (number - 1) / self._settings.rounds
-        tasks = [TrainTask(name, number, progress, self.bank.row(name)) for name in names]
-        updates, absent = self._trained(tasks, received)
-        self._check_quorum(number, len(tasks), updates, absent)
+        known = {name for record in self.progress.history for name, one in record.clients.items() if one.trained}
+        tasks = [TrainTask(name, number, progress, self.bank.row(name), name not in known) for name in names]
+        sent = self._digests(names)
+        intake = self._taken_in(tasks, received)
         clock.append(time.perf_counter())
-        mixing = self._aggregate(number, updates, received)
+        mixing = self._aggregate(number, intake, received, known, here)
+        self._note(number, sent, intake, mixing)
         clock.append(time.perf_counter())
-        reports = self._validate(number, absent)
+        reports = self._validate(number, here, intake.absent)
         clock.append(time.perf_counter())
         seconds = dict(zip(("train", "aggregate", "validate"), np.diff(clock).tolist(), strict=True))
-        record = self._record(number, updates, absent, reports, mixing, seconds | {"total": clock[-1] - clock[0]})
+        record = self._record(number, here, intake, reports, mixing, seconds | {"total": clock[-1] - clock[0]})
         self._observe(Event("round_finished", number, data={"score": record.score, "seconds": record.seconds}))
         return record
+
+    def _digests(self, names: Sequence[str]) -> dict[str, str]:
+        """Return digests of these clients' rows, where somebody wants them."""
+        return {} if self._audit is None else {name: row_digest(self.bank.row(name)) for name in names}
+
+    def _note(self, number: int, sent: dict[str, str], intake: Intake, mixing: Mixing) -> None:
+        """Tell the audit log of a round, before any mixed row leaves."""
+        if self._audit is None:
+            return
+        refused = {
+            name: {"reason": intake.absent[name], "sha256": intake.digests.get(name)}
+            for name in sorted(intake.quarantined)
+        }
+        entry = {
+            "round": number,
+            "sent": sent,
+            "admitted": {name: intake.digests[name] for name in sorted(intake.updates)},
+            "shortened": intake.shortened,
+            "refused": refused,
+            "absent": {name: why for name, why in sorted(intake.absent.items()) if name not in intake.quarantined},
+            "mixing": matrix_entry(mixing.matrix),
+            "mixed": self._digests(self.bank.clients),
+        }
+        self._audit.append("round", entry)
+        self._observe(Event("audited", number, data=asdict(self._audit.head)))
 
     @property
     def _needs_received(self) -> bool:
         """The rows before training are needed afterwards: to compare, or to take a row back."""
-        return self._strategy.similarity_of == "updates" or self._settings.norm_bound is not None
+        settings = self._settings
+        bounds = (settings.norm_bound, settings.norm_clip, settings.loss_bound)
+        return self._strategy.similarity_of == "updates" or any(bound is not None for bound in bounds)
 
-    def _trained(self, tasks: Sequence[TrainTask], received: Tensor | None) -> tuple[dict[str, Update], dict[str, str]]:
-        """Put the trained rows into the bank as they arrive; return the rest of what clients say, and who is absent.
+    def _taken_in(self, tasks: Sequence[TrainTask], received: Tensor | None) -> Intake:
+        """Have the tasks done, and take in the answers as they arrive.
 
-        The bank is the only place that holds the rows of a round: memory grows with the clients once, not twice. An
-        update that is refused leaves no trace in it.
+        Raises:
+            RunError: fewer of them count than make a quorum.
         """
-        waiting = {task.client: task for task in tasks}
-        updates: dict[str, Update] = {}
-        lengths: dict[str, float] = {}
-        absent: dict[str, str] = {}
+        intake = Intake(tasks, self.bank, received, self._settings, self._observe)
         for answer in self._engine.train(tasks, self._observe, self._settings.deadline_seconds):
-            task = waiting.get(answer.client)
-            if task is None:
-                self._leave_out(answer, "it was not asked, or has answered already", "quarantined")
-                continue
-            if isinstance(answer, Absence):
-                absent[answer.client] = self._leave_out(answer, answer.reason, "absent")
-            elif reason := flaw(answer, task):
-                absent[answer.client] = self._leave_out(answer, reason, "quarantined")
-            else:
-                if answer.targets and self._settings.norm_bound is not None:
-                    lengths[answer.client] = length(answer, task)
-                self.bank.row(answer.client).copy_(answer.row)
-                updates[answer.client] = replace(answer, row=answer.row.new_empty(0))  # a slice would hold the row
-            del waiting[answer.client]
-        for client, task in waiting.items():
-            absent[client] = self._leave_out(Absence(client, task.round, ""), "it did not answer", "absent")
-        if self._settings.norm_bound is not None and received is not None:
-            for client, reason in outlying(lengths, self._settings.norm_bound).items():
-                absent[client] = self._leave_out(updates.pop(client), reason, "quarantined")
-                self.bank.row(client).copy_(received[self.bank.index(client)])
-        return updates, absent
-
-    def _leave_out(self, answer: Update | Absence, reason: str, event: str) -> str:
-        self._observe(Event(event, answer.round, answer.client, {"reason": reason}))
-        return reason
-
-    def _check_quorum(self, number: int, asked: int, updates: dict[str, Update], absent: dict[str, str]) -> None:
-        needed = self._settings.needed(asked)
-        if len(updates) >= needed:
-            return
-        why = "; ".join(f"{name}: {reason}" for name, reason in sorted(absent.items()))
+            intake.take(answer)
+            del answer  # it holds a row
+        intake.close()
+        needed = self._settings.needed(len(tasks))
+        if len(intake.updates) >= needed:
+            return intake
+        why = "; ".join(f"{name}: {reason}" for name, reason in sorted(intake.absent.items()))
         raise RunError(
-            f"Round {number} has usable updates of {len(updates)} of {asked} clients, and {needed} are needed "
-            f"(federation.quorum = {self._settings.quorum:g}). Left out: {why}. Look after them, then go on with --resume."
+            f"Round {tasks[0].round} has usable updates of {len(intake.updates)} of {len(tasks)} clients, and {needed} are "
+            f"needed (federation.quorum = {self._settings.quorum:g}). Left out: {why}. Look after them, then go on with "
+            "--resume."
         )
 
-    def _participants(self, number: int) -> list[str]:
-        names = self.bank.clients
+    def _participants(self, number: int, names: Sequence[str]) -> list[str]:
         count = self._settings.per_round(len(names))
         if count == len(names):
             return list(names)
         chosen = numpy_generator(self._seed, "participants", number).choice(len(names), size=count, replace=False)
         return [names[index] for index in sorted(chosen)]
 
-    def _aggregate(self, number: int, updates: dict[str, Update], received: Tensor | None) -> Mixing:
+    def _aggregate(
+        self, number: int, intake: Intake, received: Tensor | None, known: set[str], here: Sequence[str]
+    ) -> Mixing:
+        """Mix the rows; `known` are those that have trained in an earlier round, `here` those that can be asked."""
         similarity_of = self._strategy.similarity_of
         products = None if similarity_of is None else self._gram(received if similarity_of == "updates" else None)
+        updates, names = intake.updates, self.bank.clients
         trained = {name for name, update in updates.items() if update.targets > 0}  # the others learnt nothing
-        losses = [updates[name].loss if name in trained else math.nan for name in self.bank.clients]
+        missed = intake.absent.keys() | (set(names) - set(here))
+        missed |= {name for record in self.progress.history for name in (*record.absent, *record.awaited)}
         cohort = Cohort(
             number,
-            np.array([name in trained for name in self.bank.clients]),
-            np.array([float(client.size) for client in self._clients]),
-            np.array(losses),
+            np.array([name in trained for name in names]),
+            np.array([float(client.size) for client in self._engine.clients]),
+            np.array([updates[name].loss if name in trained else math.nan for name in names]),
             products,
+            self._distances() if self._strategy.needs_distances else None,
+            np.array([name in missed and name not in known for name in names]),
         )
         mixing = self._strategy.mixing(cohort)
         if self._aggregator is not None:
@@ -245,9 +277,16 @@ class Coordinator:
             products += self._trunk.gram(updates=received is not None)
         return products.numpy()
 
-    def _validate(self, number: int, absent: Container[str]) -> list[Report]:
+    def _distances(self) -> NDArray[np.float64]:
+        """Return the distances between whole rows, by the inner products of what each differs from their mean."""
+        products = gram(self.bank.rows, self.bank.rows.mean(0, keepdim=True)).cpu().numpy()
+        squares = squared_distances(products)
+        if self._trunk is not None:
+            squares = squares + squared_distances(self._trunk.gram(updates=False).numpy())
+        return np.asarray(np.sqrt(squares), dtype=np.float64)
+
+    def _validate(self, number: int, names: Sequence[str], absent: Container[str]) -> list[Report]:
         rank = self._select_by != "loss"
-        names = self.bank.clients
         tasks = [
             EvaluateTask(name, number, Part.VALIDATION, self.bank.row(name), rank, trained=name not in absent)
             for name in names
@@ -261,66 +300,42 @@ class Coordinator:
     def _record(
         self,
         number: int,
-        updates: dict[str, Update],
-        absent: dict[str, str],
+        here: Sequence[str],
+        intake: Intake,
         reports: Sequence[Report],
         mixing: Mixing,
         seconds: dict[str, float],
     ) -> RoundRecord:
         row_bytes = self.bank.rows.shape[1] * self.bank.rows.element_size() if self._strategy.exchanges else 0
         by_client = {report.client: report for report in reports}
-        clients = {name: _of_client(updates.get(name), by_client.get(name)) for name in self.bank.clients}
+        clients = {name: client_round(intake.updates.get(name), by_client.get(name)) for name in self.bank.clients}
         return RoundRecord(
             round=number,
             clients=clients,
-            score=_score(reports, self._select_by),
-            mixing=None if mixing.matrix is None else mixing.matrix.tolist(),
-            details={name: values.tolist() for name, values in mixing.details.items()},
+            score=score_of(reports, self._select_by),
+            mixing=kept_matrix(mixing.matrix),
+            details=kept_details(mixing.details),
             seconds=seconds,
-            bytes_up=row_bytes * len(updates),
-            bytes_down=row_bytes * len(clients),
-            absent=absent,
+            bytes_up=row_bytes * len(intake.digests),
+            bytes_down=row_bytes * len(here),
+            absent=intake.absent,
+            quarantined=sorted(intake.quarantined),
+            awaited=sorted(set(self.bank.clients) - set(here)),
         )
 
     def _save(self, number: int) -> None:
         if self._store is None:
             return
         score = self.progress.best_score
-        state = {
+        state: dict[str, Any] = {
             "history": [record.model_dump() for record in self.progress.history],
             "best_score": score if math.isfinite(score) else None,
             "best_round": self.progress.best_round,
         }
+        if self._audit is not None:
+            state["audit"] = asdict(self._audit.head)
         if self._trunk is not None:
             self._trunk.save(number)  # first: a checkpoint without its trunk would be none
         server = {} if self._aggregator is None else self._aggregator.state()
         self._store.save(Checkpoint(number, self.bank.rows, self.bank.clients, self._engine.state(), state, server))
         self._observe(Event("checkpoint", number))
-
-
-def _score(reports: Sequence[Report], select_by: SelectBy) -> float | None:
-    """Return the mean over all clients' users, higher is better, or None where nobody has held-out events."""
-    pairs = [(r.metrics.get(select_by, math.nan) if select_by != "loss" else -r.loss, r.users) for r in reports]
-    known = [(value, users) for value, users in pairs if users and not math.isnan(value)]
-    total = sum(users for _, users in known)
-    return sum(value * users for value, users in known) / total if total else None
-
-
-def _of_client(update: Update | None, report: Report | None) -> ClientRound:
-    """Return what is known of one client in a round: it may have trained or not, and answered a validation or not."""
-    trained = {}
-    if update is not None:
-        trained = {"training_loss": _number(update.loss), "tokens": update.tokens, "seconds": update.seconds}
-    validated = {}
-    if report is not None:
-        validated = {
-            "validation_loss": _number(report.loss),
-            "validation": report.metrics,
-            "users": report.users,
-            "improved": report.improved,
-        }
-    return ClientRound.model_validate({"trained": update is not None, **trained, **validated})
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value

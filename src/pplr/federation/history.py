@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from pplr.federation.client import SelectBy
+from pplr.federation.messages import Report, Update
+
 Matrix = list[list[float]]
+MOST_CLIENTS = 100
+"""Of more clients no matrices are kept: their numbers grow with the square, and would outgrow rows and all."""
 
 
 class ClientRound(BaseModel):
@@ -40,12 +50,15 @@ class RoundRecord(BaseModel):
         round: 1, 2, ...
         clients: by client name.
         score: the validation measure over all clients' users by which runs stop, higher is better; None without any.
-        mixing: D [clients, clients], rows and columns in the order of `clients`; None where the strategy has none.
-        details: the strategy's own figures, such as learning speeds.
+        mixing: D [clients, clients], rows and columns in the order of `clients`; None where the strategy has none,
+            or there are more than 100 clients.
+        details: the strategy's own figures, such as learning speeds; no matrices of more than 100 clients.
         seconds: wall time by phase: train, aggregate, validate, total.
         bytes_up: what a network would have carried to the coordinator.
         bytes_down: what it would have carried to the clients.
         absent: client -> why its update was not used: it did not answer, or what it sent was refused.
+        quarantined: those of `absent` that did send something.
+        awaited: clients that were not asked, because they had not been there yet.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -59,3 +72,43 @@ class RoundRecord(BaseModel):
     bytes_up: int
     bytes_down: int
     absent: dict[str, str] = {}
+    quarantined: list[str] = []
+    awaited: list[str] = []
+
+
+def kept_matrix(matrix: NDArray[np.float64] | None) -> Matrix | None:
+    """Return a matrix [clients, clients] as it is kept, or None where it is not."""
+    return None if matrix is None or len(matrix) > MOST_CLIENTS else matrix.tolist()
+
+
+def kept_details(details: Mapping[str, NDArray[np.float64]]) -> dict[str, list[float] | Matrix]:
+    """Return a strategy's figures as they are kept."""
+    return {name: values.tolist() for name, values in details.items() if values.ndim < 2 or len(values) <= MOST_CLIENTS}
+
+
+def score_of(reports: Sequence[Report], select_by: SelectBy) -> float | None:
+    """Return the mean over all clients' users, higher is better, or None where nobody has held-out events."""
+    pairs = [(r.metrics.get(select_by, math.nan) if select_by != "loss" else -r.loss, r.users) for r in reports]
+    known = [(value, users) for value, users in pairs if users and not math.isnan(value)]
+    total = sum(users for _, users in known)
+    return sum(value * users for value, users in known) / total if total else None
+
+
+def client_round(update: Update | None, report: Report | None) -> ClientRound:
+    """Return what is known of one client in a round: it may have trained or not, and answered a validation or not."""
+    trained = {}
+    if update is not None:
+        trained = {"training_loss": _number(update.loss), "tokens": update.tokens, "seconds": update.seconds}
+    validated = {}
+    if report is not None:
+        validated = {
+            "validation_loss": _number(report.loss),
+            "validation": report.metrics,
+            "users": report.users,
+            "improved": report.improved,
+        }
+    return ClientRound.model_validate({"trained": update is not None, **trained, **validated})
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -17,10 +17,12 @@ class ClientInfo:
     Attributes:
         name: unique; clients are ordered by it.
         size: n_c, number of training examples.
+        here: it has been there at some time; one that has not is not asked.
     """
 
     name: str
     size: int
+    here: bool = True
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,14 @@ class TrainTask:
         round: 1, 2, ...
         progress: (round - 1) / rounds.
         row: [S] the shared row to start from.
+        first: no update of this client has counted yet: whatever it remembers is of another run.
     """
 
     client: str
     round: int
     progress: float
     row: Tensor
+    first: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,13 @@ class Absence:
         client: who.
         round: of the task that has no answer.
         reason: why, in a few words.
+        unusable: an answer came, and it could not be read.
     """
 
     client: str
     round: int
     reason: str
+    unusable: bool = False
 
 
 @dataclass(frozen=True)

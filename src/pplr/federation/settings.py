@@ -36,7 +36,22 @@ class FederationSettings(BaseModel):
         gt=1,
         description="Updates longer than so many times the round's median are refused (from three clients); absent: none.",
     )
+    norm_clip: float | None = Field(
+        None,
+        gt=0,
+        description="Updates longer than so many times the round's median are shortened to that (from three clients); absent: none.",
+    )
+    loss_bound: float | None = Field(
+        None,
+        gt=1,
+        description="Updates with a loss so many times above or below the round's median are refused (from three clients); absent: none.",
+    )
 
+    start_with: int | None = Field(
+        None,
+        ge=1,
+        description="Silos that must have connected before round 1; others may join in later rounds; absent: all.",
+    )
     silos: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field(
         (), description="Names of all silos of a run over a network; the coordinator waits for them before round 1."
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pplr.models.layout import Layout
@@ -67,8 +69,17 @@ class AdapterBank:
         mix_(self.rows, mixing)
 
 
+def squared_distances(products: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the squared distances [n, n] between vectors of which `products` [n, n] is the Gram matrix."""
+    lengths = np.diag(products)
+    return np.asarray(np.clip(lengths[:, None] + lengths[None, :] - 2 * products, 0.0, None), dtype=np.float64)
+
+
 def gram(rows: Tensor, reference: Tensor | None = None) -> Tensor:
-    """Return the Gram matrix [n, n] float64 of `rows` [n, parameters], or of `rows - reference`, block by block."""
+    """Return the Gram matrix [n, n] float64 of `rows` [n, parameters], or of `rows - reference`, block by block.
+
+    `reference` [n or 1, parameters] may be one row for all.
+    """
     count, width = rows.shape
     total = torch.zeros(count, count, dtype=torch.float64, device=rows.device)
     for block in blocks(count, width):

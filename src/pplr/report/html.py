@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pplr.federation.history import MOST_CLIENTS
 from pplr.report.figures import (
     PALETTE,
     curve_style,
@@ -42,6 +43,9 @@ SHOWN_HISTORY = 8
 
 MOST_ROUND_ROWS = 200
 """Rounds in the table below the curves."""
+
+MOST_LEFT_OUT = 500
+"""Updates in the table of those that did not count: the newest."""
 
 
 def write_report(folder: Path) -> Path:
@@ -107,9 +111,12 @@ def _content(run: FinishedRun) -> dict[str, Any]:
         "legend": [(client, *curve_style(place)) for place, client in enumerate(clients)],
         "trained": trained,
         "round_rows": _round_rows(metrics, clients, measure),
+        "left_out": _left_out(metrics),
         "heat": heat,
         "examples": _examples(run),
         "open_examples": OPEN_EXAMPLES,
+        "most_left_out": MOST_LEFT_OUT,
+        "most_clients": MOST_CLIENTS,
         "cost": cost_rows(metrics.cost.seconds),
         "facts": cost_facts(metrics),
         "split": metrics.data.split.kind if isinstance(metrics.data.split, Settings) else metrics.data.split,
@@ -130,6 +137,15 @@ def _round_rows(metrics: Metrics, clients: list[str], measure: str | None) -> li
         values = [None if c is None else (c.validation.get(measure) if measure else c.validation_loss) for c in found]
         rows.append((record.round, figure_text(record.score), [figure_text(value) for value in values]))
     return rows
+
+
+def _left_out(metrics: Metrics) -> list[tuple[int, str, str, str]]:
+    """Return (round, client, "refused" or "missing", reason) for every update that did not count."""
+    return [
+        (record.round, client, "refused" if client in record.quarantined else "missing", reason)
+        for record in metrics.rounds
+        for client, reason in sorted(record.absent.items())
+    ]
 
 
 def _examples(run: FinishedRun) -> list[dict[str, Any]]:

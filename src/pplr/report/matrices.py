@@ -38,6 +38,8 @@ def matrices(records: Sequence[RoundRecord], limit: int = MOST_NUMBERS) -> Matri
 
     None too where there is nothing to show: no rounds, a single client, or a strategy without matrices.
     """
+    if records:  # a silo that was forgotten changes who rows and columns are of
+        records = [record for record in records if record.clients.keys() == records[-1].clients.keys()]
     if not records or len(records[0].clients) < 2:
         return None
     size = len(records[0].clients)

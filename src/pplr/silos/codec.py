@@ -34,6 +34,7 @@ class TrainFields(Fields):
     client: Name
     round: Count
     progress: Finite
+    first: bool
     examples: Count
 
 
@@ -94,14 +95,16 @@ def parsed(parcel: Parcel, kind: str, fields: type[Kind]) -> Kind:
 
 def train_parcel(task: TrainTask, examples: int) -> Parcel:
     """Return a training task as a parcel."""
-    fields = TrainFields(client=task.client, round=task.round, progress=task.progress, examples=examples)
+    fields = TrainFields(
+        client=task.client, round=task.round, progress=task.progress, first=task.first, examples=examples
+    )
     return Parcel("train", fields.model_dump(), numbers(task.row))
 
 
 def train_task(parcel: Parcel) -> tuple[TrainTask, int]:
     """Return a training task and how many examples may be used."""
     fields = parsed(parcel, "train", TrainFields)
-    return TrainTask(fields.client, fields.round, fields.progress, _row(parcel)), fields.examples
+    return TrainTask(fields.client, fields.round, fields.progress, _row(parcel), fields.first), fields.examples
 
 
 def update_parcel(update: Update) -> Parcel:

@@ -15,6 +15,7 @@ from pplr import run_folder
 from pplr.config import Config, load_config
 from pplr.data.dataset import Part
 from pplr.errors import RunError
+from pplr.federation.audit_log import AuditLog
 from pplr.federation.checkpoints import CheckpointStore
 from pplr.federation.coordinator import Coordinator
 from pplr.federation.engines.flower import FlowerEngine
@@ -25,6 +26,7 @@ from pplr.models.layout import Layout
 from pplr.run_folder import CHECKPOINTS, EVENTS, METRICS
 from pplr.silos.announcement import Agreement, Announcement, agreed, other_settings, row_digest
 from pplr.silos.codec import numbers
+from pplr.silos.forget import forgotten
 from pplr.silos.outcome import assemble
 from pplr.silos.plan import MEETING, Plan
 from pplr.storage import write_text
@@ -80,11 +82,15 @@ def meet(config: Config, plan: Plan, grid: Grid, observe: Observer) -> Met:
         ConfigError: they differ; a sentence for each thing in which they do.
     """
     started = time.perf_counter()
-    engine = FlowerEngine(grid, plan.silos, observe)
-    engine.meet(plan.meet_seconds)
+    gone = forgotten(Path(plan.folder)) if plan.resume else ()
+    engine = FlowerEngine(grid, [name for name in plan.silos if name not in gone], observe)
+    engine.meet(plan.meet_seconds, config.federation.start_with)
     announced = dict(engine.announced)
     common = agreed(config, announced.values())
-    engine.admit(_refusing(config, common), _examples(config, announced))
+    limit = config.training.max_examples
+    engine.admit(
+        _refusing(config, common), _examples(config, announced), None if limit is None else limit // len(plan.silos)
+    )
     layout, row = engine.first_row(common.by)
     said = announced[common.by]
     if (row_digest(numbers(row).tobytes()), layout.digest) != (said.initial, said.layout):
@@ -129,6 +135,7 @@ def _train(config: Config, folder: Path, met: Met, observe: Observer, *, resume:
         store=store,
         trunk=None if trunk is None else trunk.control(fresh=not going_on),
         aggregator=config.strategy.aggregator(met.layout, met.row),
+        audit=AuditLog(folder),
         observer=observe,
     )
     if going_on:
@@ -139,8 +146,9 @@ def _train(config: Config, folder: Path, met: Met, observe: Observer, *, resume:
     reports = _test(met.engine, progress.history[-1].round, observe)
     seconds = {"connect": met.seconds, "test": time.perf_counter() - started}
     rounds = [record.model_dump(mode="json") for record in progress.history]
+    announced = met.engine.announced
     sizes = {info.name: info.size for info in met.engine.clients}
-    metrics = assemble(config, met.announced, sizes, reports, rounds, coordinator.stopped, seconds)
+    metrics = assemble(config, announced, sizes, reports, rounds, coordinator.stopped, seconds)
     write_text(folder / METRICS, json.dumps(metrics, indent=1))
     write_report(folder)
     observe(Event("run_finished", data={"folder": str(folder)}))
@@ -154,12 +162,12 @@ _KINDS = {"generative": Kind.DECODER}
 def _trunk(config: Config, met: Met) -> TrunkAccess | None:
     first = met.announced[met.common.by]
     files = ModelFiles(first.model, Path(), _KINDS.get(config.backbone.kind, Kind.ENCODER), first.weights)
-    return reach_trunk(config, files, sorted(met.announced))
+    return reach_trunk(config, files, [info.name for info in met.engine.clients])
 
 
 def _test(engine: FlowerEngine, last: int, observe: Observer) -> dict[str, Report]:
     """Have every silo measure its best row on its test part; it tells means and counts."""
-    tasks = [EvaluateTask(info.name, last, Part.TEST, None, rank=True) for info in engine.clients]
+    tasks = [EvaluateTask(info.name, last, Part.TEST, None, rank=True) for info in engine.clients if info.here]
     reports = {report.client: report for report in engine.evaluate(tasks, observe)}
     for name, report in reports.items():
         observe(Event("tested", None, name, {"loss": report.loss, "users": report.users, **report.metrics}))

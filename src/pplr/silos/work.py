@@ -78,8 +78,8 @@ class SiloWork:
 
     def _train(self, asked: Parcel) -> Parcel:
         task, examples = train_task(asked)
-        if task.round == 1:
-            self._state.clear()  # a new run
+        if task.first:
+            self._state.clear()  # of another run
         self._go_to((task.round, TRAINED), examples)
         update = self._client.train(task)
         self._state.save((task.round, TRAINED), self._client.state())

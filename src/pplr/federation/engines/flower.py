@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import Message
@@ -29,8 +30,23 @@ RECONNECT_SECONDS = 60.0
 """A silo that is away when it is to be asked is waited for so long: its node may be starting again."""
 AGAIN_SECONDS = 30.0
 """A node that cannot say its name is asked again after so long."""
+LATE_SECONDS = 15.0
+"""Once enough silos are there, the others are waited for so long before round 1; who comes later joins later."""
 FIRST_ROW_SECONDS = 300.0
 """A silo sends its first row within this time."""
+
+
+@dataclass(frozen=True)
+class NoAnswer:
+    """Instead of a parcel.
+
+    Attributes:
+        reason: why there is none.
+        unusable: something came, and it cannot be read.
+    """
+
+    reason: str
+    unusable: bool = False
 
 
 class FlowerEngine:
@@ -50,31 +66,47 @@ class FlowerEngine:
         self._asked: dict[str, int] = {}
         self._refused: Callable[[Announcement], str | None] = lambda announced: None
         self._sizes: dict[str, int] = {}
+        self._most: int | None = None
         self.announced: dict[str, Announcement] = {}
 
     @property
     def clients(self) -> tuple[ClientInfo, ...]:
-        """All silos, ordered by name."""
-        return tuple(ClientInfo(name, self._sizes.get(name, self.announced[name].examples)) for name in self._silos)
+        """All silos, ordered by name; those that have not announced themselves yet have no examples."""
+        return tuple(ClientInfo(name, self._size(name), name in self.announced) for name in self._silos)
 
-    def meet(self, seconds: float) -> None:
-        """Wait until all silos have announced themselves.
+    def _size(self, name: str) -> int:
+        if name not in self.announced:
+            return 0
+        most = self.announced[name].examples
+        return self._sizes.get(name, most if self._most is None else min(most, self._most))
+
+    def meet(self, seconds: float, least: int | None = None) -> None:
+        """Wait until all silos have announced themselves, or `least` of them and the others had a moment more.
 
         Raises:
-            RunError: some have not within `seconds`.
+            RunError: fewer have within `seconds`.
         """
-        missing = self._wait_for(self._silos, seconds)
-        if missing:
+        deadline = time.monotonic() + seconds
+        missing = self._wait_for(self._silos, seconds, least)
+        if missing and least is not None and len(self._nodes) >= least:
+            missing = self._wait_for(self._silos, min(LATE_SECONDS, deadline - time.monotonic()))
+        if missing and (least is None or len(self._nodes) < least):
             raise RunError(
                 f"After {seconds:g} seconds {', '.join(missing)} had not connected; there are "
-                f"{', '.join(self._nodes) or 'none'}. Start them with `pplr silo run`, or leave them out of "
-                "federation.silos."
+                f"{', '.join(self._nodes) or 'none'}. Start them with `pplr silo run`, leave them out of "
+                "federation.silos, or begin without them: federation.start_with."
             )
 
-    def admit(self, refused: Callable[[Announcement], str | None], examples: Mapping[str, int]) -> None:
-        """Let only silos in from now on of which `refused` says nothing, and give each its number of examples."""
+    def admit(
+        self, refused: Callable[[Announcement], str | None], examples: Mapping[str, int], most: int | None = None
+    ) -> None:
+        """Let only silos in from now on of which `refused` says nothing, and give each its number of examples.
+
+        One that is not among `examples` uses all that it has, `most` at most.
+        """
         self._refused = refused
         self._sizes = dict(examples)
+        self._most = most
 
     def first_row(self, silo: str) -> tuple[Layout, Tensor]:
         """Return a silo's layout and the shared row [S] before the first round.
@@ -97,11 +129,15 @@ class FlowerEngine:
             try:
                 update = update_of(_good(answer))
             except RunError as problem:
-                yield Absence(name, number, str(problem))
+                failed = answer.kind == "failure" if isinstance(answer, Parcel) else not answer.unusable
+                yield Absence(name, number, str(problem), unusable=not failed)
+                continue
+            if update.client != name:
+                yield Absence(name, number, f"it says it is {update.client!r}", unusable=True)
                 continue
             data = {"loss": update.loss, "tokens": update.tokens, "seconds": update.seconds}
             observer(Event("client_trained", number, name, data))
-            yield update if update.client == name else Absence(name, number, f"it says it is {update.client!r}")
+            yield update
 
     def evaluate(self, tasks: Sequence[EvaluateTask], observer: Observer, seconds: float | None = None) -> list[Report]:
         """Return the reports of those who answer in `seconds`, in the order of the tasks."""
@@ -123,12 +159,14 @@ class FlowerEngine:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Do nothing: silos go back by themselves when they are asked for a round again."""
 
-    def _exchange(self, parcels: Mapping[str, Parcel], seconds: float | None) -> Iterator[tuple[str, Parcel | str]]:
+    def _exchange(
+        self, parcels: Mapping[str, Parcel], seconds: float | None
+    ) -> Iterator[tuple[str, Parcel | NoAnswer]]:
         """Send each silo its parcel, and give each answer as it arrives, or why there is none."""
         limit = LONGEST_SECONDS if seconds is None else seconds
         deadline = time.monotonic() + limit
         for name in self._wait_for(list(parcels), min(RECONNECT_SECONDS, limit)):
-            yield name, "it is not connected"
+            yield name, NoAnswer("it is not connected")
         asked = {}
         for name, parcel in parcels.items():
             if name in self._nodes:
@@ -144,18 +182,19 @@ class FlowerEngine:
                     yield silo, _content(reply)
             if asked and time.monotonic() > deadline:
                 for name in asked.values():
-                    yield name, f"it did not answer within {limit:g} seconds"
+                    yield name, NoAnswer(f"it did not answer within {limit:g} seconds")
                 return
             if asked:
                 time.sleep(PULL_SECONDS)
 
-    def _wait_for(self, silos: Sequence[str], seconds: float) -> list[str]:
-        """Wait until these silos are connected; return those that are not in time."""
+    def _wait_for(self, silos: Sequence[str], seconds: float, least: int | None = None) -> list[str]:
+        """Wait until these silos are connected, or `least` of them; return those that are not in time."""
+        enough = len(silos) if least is None else least
         deadline = time.monotonic() + seconds
         while True:
             self._look_around()
             missing = [name for name in silos if name not in self._nodes]
-            if not missing or time.monotonic() > deadline:
+            if len(silos) - len(missing) >= enough or time.monotonic() > deadline:
                 return missing
             time.sleep(PULL_SECONDS)
 
@@ -178,7 +217,7 @@ class FlowerEngine:
                 named = self._take_in(node, _content(reply), keys[node])
                 self._known[node] = math.inf if named else now + AGAIN_SECONDS
 
-    def _take_in(self, node: int, answer: Parcel | str, key: str) -> bool:
+    def _take_in(self, node: int, answer: Parcel | NoAnswer, key: str) -> bool:
         """Let a node in as the silo that it says it is, and return whether it says so at all.
 
         `key` is the name that its key was registered with, or "".
@@ -206,14 +245,14 @@ def _counts(announced: Announcement) -> dict[str, Any]:
     return {"examples": announced.examples, "model": announced.model, "version": announced.version}
 
 
-def _content(reply: Message) -> Parcel | str:
+def _content(reply: Message) -> Parcel | NoAnswer:
     """Return the parcel in a reply, or why there is none."""
     if reply.has_error():
-        return f"its node reports: {reply.error.reason}"
+        return NoAnswer(f"its node reports: {reply.error.reason}")
     try:
         return parcel_of(reply.content)
     except RunError as problem:
-        return str(problem)
+        return NoAnswer(str(problem), unusable=True)
 
 
 def _expected(report: Report, name: str, part: Part) -> Report:
@@ -222,7 +261,7 @@ def _expected(report: Report, name: str, part: Part) -> Report:
     return report
 
 
-def _good(answer: Parcel | str) -> Parcel:
-    if isinstance(answer, str):
-        raise RunError(answer)
+def _good(answer: Parcel | NoAnswer) -> Parcel:
+    if isinstance(answer, NoAnswer):
+        raise RunError(answer.reason)
     return answer

@@ -30,6 +30,9 @@ class Cohort:
         losses: [clients] L_c, its mean training loss of this round; NaN where it was absent.
         gram: [clients, clients] inner products of the vectors that similarity is measured on; None if the strategy
             asked for none.
+        distances: [clients, clients] Euclidean distances between the trained rows; None if the strategy asked for none.
+        newcomers: [clients] whether the client was away when it was asked before, and has never trained before this
+            round; None: nobody.
     """
 
     round: int
@@ -37,6 +40,8 @@ class Cohort:
     sizes: Floats
     losses: Floats
     gram: Floats | None = None
+    distances: Floats | None = None
+    newcomers: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ class Strategy(BaseModel, ABC):
 
     Attributes:
         similarity_of: which vectors `Cohort.gram` is made of, or None.
+        needs_distances: `Cohort.distances` is needed.
         local_objective: what clients minimise beside their loss.
         whole_rows: it must have all of a client's row in one place, so that no server can hold a part of the layers.
         pools_data: the data of all clients is trained on in one place: a reference, not federated.
@@ -116,6 +122,11 @@ class Strategy(BaseModel, ABC):
     def similarity_of(self) -> SimilarityOf | None:
         """Return which vectors the Gram matrix is needed of."""
         return None
+
+    @property
+    def needs_distances(self) -> bool:
+        """Return whether the distances between rows are needed."""
+        return False
 
     @property
     def local_objective(self) -> LocalObjective:

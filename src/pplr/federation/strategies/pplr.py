@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
@@ -23,10 +24,16 @@ class Pplr(Strategy):
 
     A client that finds its data hard learns from its own data first, and from the others more as the rounds go by.
 
+    A client that was away from the start holds the mean of the others. After its first round it gets the mix of the
+    others by s_ci, and the others get nothing of it yet; from then on it is one of them.
+
     The options below `similarity` are ours, and as they stand by default the method is the paper's. In this order: s is
     raised to 1 / temperature, with the sum over the others kept; w is 1 without `speed`; every column i of d is multiplied
-    by n_i where `by_size`; the diagonal of D is raised to `self_weight`, at the others' cost in proportion. With
-    similarity "none", no speed, and by size, D is that of `fedavg` (but absent clients keep their rows).
+    by n_i where `by_size`; the diagonal of D is raised to `self_weight`, at the others' cost in proportion; with `clip`,
+    D_ci becomes D_ci min(1, clip m_c / |x_i - x_c|) with m_c the median of c's distances to the others, and what is left
+    goes to the diagonal: no single client can move another far, whatever it sends (ClippedGossip, He et al. 2022,
+    arXiv:2202.01545). With similarity "none", no speed, and by size, D is that of `fedavg` (but absent clients keep their
+    rows).
     """
 
     kind: Literal["pplr"] = "pplr"
@@ -59,12 +66,23 @@ class Pplr(Strategy):
         le=1,
         description="Least weight of a client's own row in its mix; 0 sets no limit, 1 turns the strategy into `local`.",
     )
+    clip: float | None = Field(
+        None,
+        gt=0,
+        description="A client takes less from another whose row is further from its own than so many times the median "
+        "of its distances: robust against false rows; absent: no limit.",
+    )
     products: bool = Field(False, description="Mix the adapters' products, as `product` does, not their factors.")
 
     @property
     def similarity_of(self) -> SimilarityOf | None:
         """Return the setting `similarity`."""
         return None if self.similarity == "none" else self.similarity
+
+    @property
+    def needs_distances(self) -> bool:
+        """Return whether distances are bounded."""
+        return self.clip is not None
 
     @property
     def whole_rows(self) -> bool:
@@ -83,21 +101,54 @@ class Pplr(Strategy):
         """Return D; an absent client keeps its row and gives nothing to the others."""
         if cohort.gram is None and self.similarity_of is not None:
             raise ValueError(f"The strategy pplr needs the Gram matrix of the clients' {self.similarity}.")
-        present = cohort.present
-        similarity = np.ones((len(present),) * 2) if cohort.gram is None else similarities(cohort.gram)
-        speed = np.zeros(len(present))
+        giving = _giving(cohort)
+        similarity = np.ones((len(giving),) * 2) if cohort.gram is None else similarities(cohort.gram)
+        speed = np.zeros(len(giving))
         if self.speed:
-            speed[present] = learning_speeds(cohort.losses[present], cohort.round, self.alpha, self.beta, self.tau)
+            speed[giving] = learning_speeds(cohort.losses[giving], cohort.round, self.alpha, self.beta, self.tau)
         else:
-            speed[present] = float(self.alpha > 0)
-        matrix = speed[:, None] * similarity * present[None, :] * present[:, None]
+            speed[giving] = float(self.alpha > 0)
+        matrix = speed[:, None] * similarity * giving[None, :] * giving[:, None]
         np.fill_diagonal(matrix, 1.0)
         if self.temperature != 1:
             matrix = sharpened(matrix, self.temperature)
         if self.by_size:
             matrix = matrix * np.where(cohort.sizes > 0, cohort.sizes, 1.0)
         matrix = at_least(matrix / matrix.sum(axis=1, keepdims=True), self.self_weight)
+        if self.clip is not None and cohort.distances is not None:
+            matrix = clipped(matrix, cohort.distances, giving, self.clip)
+        if cohort.newcomers is not None and self.alpha > 0 and self.self_weight < 1:
+            matrix = caught_up(matrix, similarity, giving, cohort)
         return Mixing(matrix, {"learning_speed": speed, "similarity": similarity})
+
+
+def _giving(cohort: Cohort) -> NDArray[np.bool_]:
+    """Return [clients] who gives to the others: those present but newcomers, unless there is nobody else."""
+    if cohort.newcomers is None or not (cohort.present & ~cohort.newcomers).any():
+        return cohort.present
+    return cohort.present & ~cohort.newcomers
+
+
+def caught_up(matrix: Floats, similarity: Floats, giving: NDArray[np.bool_], cohort: Cohort) -> Floats:
+    """Return D [clients, clients] in which newcomers get a mix of those who give: by similarity once they have trained."""
+    found = matrix.copy()
+    for place in np.flatnonzero(cohort.newcomers):
+        weights = giving * (similarity[place] if cohort.present[place] else 1.0)
+        weights[place] = 0.0
+        if weights.sum() > 0:
+            found[place] = weights / weights.sum()
+    return found
+
+
+def clipped(matrix: Floats, distances: Floats, giving: NDArray[np.bool_], clip: float) -> Floats:
+    """Return D [clients, clients] with what is taken from far away made smaller, for the diagonal's good."""
+    found = matrix * (1 - np.eye(len(matrix)))
+    for place in np.flatnonzero(giving):
+        others = giving & (np.arange(len(giving)) != place)
+        if others.any():
+            reach = clip * np.median(distances[place, others])
+            found[place] *= np.minimum(1.0, reach / np.maximum(distances[place], np.finfo(np.float64).tiny))
+    return np.asarray(found + np.diag(1.0 - found.sum(axis=1)), dtype=np.float64)
 
 
 def similarities(gram: Floats) -> Floats:
