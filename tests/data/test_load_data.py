@@ -132,7 +132,7 @@ def test_problems_of_both_files_come_together(tmp_path: Path) -> None:
         load(settings, tmp_path)
     assert "'x'" in str(caught.value)
     assert "more than once" in str(caught.value)
-    assert "items that the items file does not have" in str(caught.value)
+    assert "that the items file does not have" in str(caught.value)
 
 
 def test_nothing_left_after_cleaning_is_an_error(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def status(
 
 def headline(found: RunStatus) -> str:
     """Return a line about the whole run."""
-    parts = [found.phase if found.running is not False or found.phase == "finished" else "stands still"]
+    parts: list[str] = [found.phase if found.running is not False or found.phase == "finished" else "stands still"]
     if found.rounds is not None:
         parts.append(f"round {found.round} of {found.rounds}")
     if found.score is not None:

@@ -27,6 +27,9 @@ from pplr.trunk.schedule import Job, Schedule
 from pplr.trunk.session import NotYet, Replaced, Session, Stream, status_of
 
 HELLO_SECONDS = 20.0
+
+LEAVE_SECONDS = 5.0
+"""How long a session that was told to end is waited for."""
 GRACE_SECONDS = 30.0
 POLL_SECONDS = 0.05
 
@@ -162,7 +165,7 @@ class TrunkServer:
             hello = await stream.receive(HELLO_SECONDS)
             session = await self._agreed(identity, hello, context, stream)
             await self._alone(session)
-            await self._spoken(session, stream, 0 if hello is None else hello.number)
+            await self._spoken(session, 0 if hello is None else hello.number)
         except RunError as problem:
             await self._refuse(context, status_of(problem), str(problem), identity)
 
@@ -200,10 +203,15 @@ class TrunkServer:
         name = str(session.identity)
         while (before := self._sessions.get(name)) is not None:
             before.end(Replaced(f"Another session of {name} has begun."))
-            await before.gone.wait()
+            try:
+                await asyncio.wait_for(before.gone.wait(), LEAVE_SECONDS)
+            except TimeoutError:  # gRPC may leave a handler hanging whose stream it has closed itself
+                log.warning("an older session of %s does not end: it is forgotten", name)
+                self._schedule.leave(before, before.client)
+                await self._cleared(before)
         self._sessions[name] = session
 
-    async def _spoken(self, session: Session, stream: Stream, number: int) -> None:
+    async def _spoken(self, session: Session, number: int) -> None:
         """Let a session speak until it ends, and leave nothing of it behind."""
         name, client = str(session.identity), session.client
         self.figures.sessions.inc()
@@ -217,14 +225,17 @@ class TrunkServer:
                 "steps": steps,
                 "limits": self._desk.limits.model_dump(),
             }
-            await stream.send(Frame(Kind.WELCOME, number, fields))
-            await session.speak(self._schedule)
+            await session.speak(self._schedule, Frame(Kind.WELCOME, number, fields))
         finally:
             self._schedule.leave(session, client)
             # a cancelled handler waits for nothing more; the next session of this party does
             asyncio.get_running_loop().create_task(self._cleared(session))
 
     async def _cleared(self, session: Session) -> None:
+        """Leave nothing of a session behind; once, however often asked."""
+        if session.cleared:
+            return
+        session.cleared = True
         if session.client:
             await self._schedule.call(lambda: self._desk.forget(session.client))
         if self._sessions.get(str(session.identity)) is session:

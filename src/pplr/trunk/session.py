@@ -104,6 +104,7 @@ class Session:
     Attributes:
         identity: whose it is, by its certificate.
         contract: what it agreed on.
+        cleared: what it held is being freed, or has been.
         gone: set when nothing of it is left.
     """
 
@@ -111,6 +112,7 @@ class Session:
         """`still_valid` raises RunError where the party may no longer be here."""
         self.identity = identity
         self.contract = contract
+        self.cleared = False
         self.gone = asyncio.Event()
         self._stream = stream
         self._still_valid = still_valid
@@ -135,14 +137,17 @@ class Session:
         if not self._end.done():
             self._end.set_exception(why)
 
-    async def speak(self, schedule: Schedule) -> None:
-        """Take requests and give answers until the party leaves, or `end` is called.
+    async def speak(self, schedule: Schedule, welcome: Frame) -> None:
+        """Say welcome, then take requests and give answers until the party leaves, or `end` is called.
+
+        The welcome is part of what `end` breaks off: gRPC may never finish a write on a stream that it has closed itself,
+        as it does where a frame is too large.
 
         Raises:
             RunError: why it ends, if not because the party left.
         """
         reading = asyncio.create_task(self._read(schedule))
-        writing = asyncio.create_task(self._write())
+        writing = asyncio.create_task(self._write(welcome))
         tasks: set[asyncio.Future[None]] = {reading, writing, self._end}
         try:
             while writing not in (done := (await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED))[0]):
@@ -172,7 +177,8 @@ class Session:
         self._read_all = True
         self._arrived.set()
 
-    async def _write(self) -> None:
+    async def _write(self, welcome: Frame) -> None:
+        await self._stream.send(welcome)
         while True:
             while not self._under_way:
                 if self._read_all:
