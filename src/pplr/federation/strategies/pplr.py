@@ -147,7 +147,7 @@ def clipped(matrix: Floats, distances: Floats, giving: NDArray[np.bool_], clip: 
         others = giving & (np.arange(len(giving)) != place)
         if others.any():
             reach = clip * np.median(distances[place, others])
-            found[place] *= np.minimum(1.0, reach / np.maximum(distances[place], np.finfo(np.float64).tiny))
+            found[place] *= np.minimum(1.0, reach / np.maximum(distances[place], 1e-30))
     return np.asarray(found + np.diag(1.0 - found.sum(axis=1)), dtype=np.float64)
 
 
