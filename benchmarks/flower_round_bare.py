@@ -4,6 +4,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
@@ -21,7 +22,7 @@ def main(grid: Grid, context: Context) -> None:
     while len(list(grid.get_node_ids())) < plan["silos"]:
         time.sleep(0.2)
     nodes = sorted(grid.get_node_ids())
-    rows = {node: np.zeros(plan["numbers"], np.float32) for node in nodes}
+    rows: dict[int, Any] = {node: np.zeros(plan["numbers"], np.float32) for node in nodes}
     seconds = []
     for _ in range(plan["rounds"]):
         started = time.perf_counter()
@@ -41,7 +42,7 @@ def _message(row: np.ndarray, node: int, kind: str) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Return the row with one added."""
     row = message.content.array_records["row"]["row"].numpy() + 1
-    records = {"row": ArrayRecord({"row": Array(row)}), "loss": MetricRecord({"loss": 1.0})}
+    records: dict[str, Any] = {"row": ArrayRecord({"row": Array(row)}), "loss": MetricRecord({"loss": 1.0})}
     return Message(RecordDict(records), reply_to=message)
 
 

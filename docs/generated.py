@@ -27,6 +27,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         "exit-codes": exit_codes,
         "metrics-schema": metrics_schema,
         "hidden-states": hidden_states,
+        "lying-client": lying_client,
         "wire-fields": wire_fields,
         "wire-limits": wire_limits,
     }
@@ -81,6 +82,30 @@ def hidden_states() -> str:
         rows.append(f"| {run['model']} | {run['bottom']} of {run['layers']} | " + " | ".join(shares) + " |")
     histories = f"Titles recovered exactly, of {runs[0]['histories']} held-out histories of the demo's data"
     return "\n".join([f"{histories} (tokens and ROUGE-L: [Benchmarks](benchmarks.md)).", "", *rows])
+
+
+def lying_client() -> str:
+    """Return a table of what one lying client costs the honest ones, from the benchmark's result file."""
+    path = Path(__file__).parent.parent / "benchmarks" / "results" / "lying_client.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    defences = list(dict.fromkeys(cell["defence"] for cell in result["cells"]))
+    found = {(cell["strategy"], cell["lie"], cell["defence"]): cell for cell in result["cells"]}
+    rows = ["| strategy | lie | " + " | ".join(defences) + " |", "|---" * (len(defences) + 2) + "|"]
+    for strategy, lie in dict.fromkeys((cell["strategy"], cell["lie"]) for cell in result["cells"]):
+        cells = [found.get((strategy, lie, defence)) for defence in defences]
+        rows.append(f"| {strategy} | {lie} | " + " | ".join(_honest(cell) for cell in cells) + " |")
+    sizes = (
+        f"NDCG@10 of the four honest clients, all their users / the worst of them, after {result['rounds']} rounds with "
+        f"{result['examples']:,} training examples of all clients; {result['liar']} lies. † no quorum was left."
+    )
+    return "\n".join([sizes, "", *rows])
+
+
+def _honest(cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return "not measured"
+    ended = "" if cell["stopped"] is None else "†"
+    return f"{cell['kept']['overall']:.3f} / {cell['kept']['worst']:.3f}{ended}"
 
 
 def wire_fields() -> str:

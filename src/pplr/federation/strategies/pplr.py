@@ -118,7 +118,7 @@ class Pplr(Strategy):
         if self.clip is not None and cohort.distances is not None:
             matrix = clipped(matrix, cohort.distances, giving, self.clip)
         if cohort.newcomers is not None and self.alpha > 0 and self.self_weight < 1:
-            matrix = caught_up(matrix, similarity, giving, cohort)
+            matrix = caught_up(matrix, similarity, giving, cohort.newcomers, cohort.present)
         return Mixing(matrix, {"learning_speed": speed, "similarity": similarity})
 
 
@@ -129,11 +129,17 @@ def _giving(cohort: Cohort) -> NDArray[np.bool_]:
     return cohort.present & ~cohort.newcomers
 
 
-def caught_up(matrix: Floats, similarity: Floats, giving: NDArray[np.bool_], cohort: Cohort) -> Floats:
+def caught_up(
+    matrix: Floats,
+    similarity: Floats,
+    giving: NDArray[np.bool_],
+    newcomers: NDArray[np.bool_],
+    present: NDArray[np.bool_],
+) -> Floats:
     """Return D [clients, clients] in which newcomers get a mix of those who give: by similarity once they have trained."""
     found = matrix.copy()
-    for place in np.flatnonzero(cohort.newcomers):
-        weights = giving * (similarity[place] if cohort.present[place] else 1.0)
+    for place in np.flatnonzero(newcomers):
+        weights = giving * (similarity[place] if present[place] else 1.0)
         weights[place] = 0.0
         if weights.sum() > 0:
             found[place] = weights / weights.sum()
@@ -147,7 +153,7 @@ def clipped(matrix: Floats, distances: Floats, giving: NDArray[np.bool_], clip: 
         others = giving & (np.arange(len(giving)) != place)
         if others.any():
             reach = clip * np.median(distances[place, others])
-            found[place] *= np.minimum(1.0, reach / np.maximum(distances[place], np.finfo(np.float64).tiny))
+            found[place] *= np.minimum(1.0, reach / np.maximum(distances[place], 1e-30))
     return np.asarray(found + np.diag(1.0 - found.sum(axis=1)), dtype=np.float64)
 
 
