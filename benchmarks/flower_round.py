@@ -22,13 +22,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from pplr.address import Address
 from pplr.federation.messages import Report, Update
 from pplr.silos import codec
 from pplr.silos.announcement import Announcement
 from pplr.silos.parcel import Parcel
 from pplr.silos.processes import (
     BIN,
-    Address,
     Security,
     environment,
     free_port,

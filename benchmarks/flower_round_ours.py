@@ -35,8 +35,17 @@ def main(grid: Grid, context: Context) -> None:
     folder = Path(plan["folder"])
     rounds = FederationSettings(rounds=plan["rounds"], patience=plan["rounds"])
     row = torch.zeros(plan["numbers"])
-    more = {"store": CheckpointStore(folder / "checkpoints"), "audit": AuditLog(folder), "observer": observe}
-    Coordinator(engine, Pplr(), rounds, row, seed=1, select_by="loss", **more).run()
+    Coordinator(
+        engine,
+        Pplr(),
+        rounds,
+        row,
+        seed=1,
+        select_by="loss",
+        store=CheckpointStore(folder / "checkpoints"),
+        audit=AuditLog(folder),
+        observer=observe,
+    ).run()
     marks.append(time.perf_counter())
     seconds = [after - before for before, after in itertools.pairwise(marks)]
     Path(plan["output"]).write_text(json.dumps(seconds), encoding="utf-8")

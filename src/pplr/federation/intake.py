@@ -18,7 +18,7 @@ from pplr.models.bank import AdapterBank
 
 def row_digest(row: Tensor) -> str:
     """Return SHA-256 of a row's numbers, as they are in memory: little-endian float32 for a row of the bank."""
-    return hashlib.sha256(row.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(row.detach().cpu().contiguous().view(torch.uint8).numpy().data).hexdigest()
 
 
 class Intake:
@@ -67,8 +67,8 @@ class Intake:
             self._leave_out(task, answer.reason, quarantined=answer.unusable)
             return
         self.digests[answer.client] = row_digest(answer.row)
-        if reason := flaw(answer, task):
-            self._leave_out(task, reason, quarantined=True)
+        if (found := flaw(answer, task)) is not None:
+            self._leave_out(task, found, quarantined=True)
             return
         if answer.targets:
             self._lengths[answer.client] = length(answer, task)
