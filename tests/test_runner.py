@@ -38,6 +38,8 @@ def test_a_run_leaves_everything_behind(finished):
         "examples.json",
         "rows.safetensors",
         "run.json",
+        "audit.jsonl",
+        "audit.head.json",
         ".lock",
     }
     assert expected | {"adapters", "checkpoints", "report.html"} == names

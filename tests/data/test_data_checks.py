@@ -139,7 +139,7 @@ def test_what_is_unreadable_hides_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(DataError) as raised:
         check(write(tmp_path, events, MESSY_ITEMS), tmp_path)
     sentences = str(raised.value).splitlines()
-    assert ["'soon'" in sentences[0], "no title" in sentences[1], "does not have" in sentences[2]] == [True] * 3
+    assert ["'soon'" in sentences[0], "without a title" in sentences[1], "does not have" in sentences[2]] == [True] * 3
 
 
 def test_unreadable_tables_are_raised(tmp_path: Path) -> None:

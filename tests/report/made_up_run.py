@@ -180,6 +180,8 @@ def _rounds(
                 "bytes_up": 12_700_000,
                 "bytes_down": 12_700_000,
                 "absent": {},
+                "quarantined": [],
+                "awaited": [],
             }
         )
     return records

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pplr.models.causal.interface import Sight
 from pplr.planning.batch import Batch, Reading
-from pplr.trunk.fields import BackwardFields, Contract, PassFields, ReadFields, ReadingFields, ShiftFields, StepFields
+from pplr.trunk.fields import BackwardFields, Contract, PassFields, ReadFields, ReadingFields, StepFields
 from pplr.trunk.frames import Frame, Kind, encoded
 from pplr.trunk.payload import plain_tensors, read_tensors, state_tensors
 from pplr.trunk.work import States
@@ -77,7 +77,6 @@ def recommendation_traffic(reading: Reading, contract: Contract) -> Traffic:
     calls = [(reading.prompt, reading.prompt)]
     calls += [(reading.beams, reading.prompt + reading.beams * read) for read in range(1, reading.title + 1)]
     up = [_frame(Kind.CLOSE, ReadingFields(reading=1)), *(_read(new, all_, reading, contract) for new, all_ in calls)]
-    up += [_frame(Kind.SHIFT, ShiftFields(reading=1, moves=[], rows=1))] * reading.title
     down = [_answer(Kind.STATES, plain_tensors(torch.zeros(1, new, contract.width), contract)) for new, _ in calls]
     return Traffic(_bytes(up), _bytes(down), len(calls))
 

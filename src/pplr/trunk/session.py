@@ -140,14 +140,12 @@ class Session:
     async def speak(self, schedule: Schedule, welcome: Frame) -> None:
         """Say welcome, then take requests and give answers until the party leaves, or `end` is called.
 
-        The welcome is part of what `end` breaks off: gRPC may never finish a write on a stream that it has closed itself,
-        as it does where a frame is too large.
-
         Raises:
             RunError: why it ends, if not because the party left.
         """
+        await self._say(welcome)
         reading = asyncio.create_task(self._read(schedule))
-        writing = asyncio.create_task(self._write(welcome))
+        writing = asyncio.create_task(self._write())
         tasks: set[asyncio.Future[None]] = {reading, writing, self._end}
         try:
             while writing not in (done := (await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED))[0]):
@@ -177,8 +175,16 @@ class Session:
         self._read_all = True
         self._arrived.set()
 
-    async def _write(self, welcome: Frame) -> None:
-        await self._stream.send(welcome)
+    async def _say(self, welcome: Frame) -> None:
+        """Send the welcome, unless `end` comes first: gRPC may never finish a write on a stream that it has closed itself."""
+        saying = asyncio.ensure_future(self._stream.send(welcome))
+        await asyncio.wait({saying, self._end}, return_when=asyncio.FIRST_COMPLETED)
+        if self._end.done():
+            saying.cancel()
+            self._end.result()
+        saying.result()
+
+    async def _write(self) -> None:
         while True:
             while not self._under_way:
                 if self._read_all:
