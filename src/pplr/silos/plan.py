@@ -59,7 +59,11 @@ class Plan:
 
     @contextmanager
     def outcome(self) -> Iterator[None]:
-        """Leave word of this process, and of how the block ended."""
+        """Leave word of this process, and of how the block ended, unless another plan has been written since.
+
+        The process of a coordinator that was killed lives on for a moment: its end is not that of the run that is
+        resumed.
+        """
         work = Path(self.work)
         write_text(work / PROCESS, str(os.getpid()))
         problem: dict[str, str] = {}
@@ -72,7 +76,8 @@ class Plan:
             problem = {"error": "", "text": f"{type(error).__name__}: {error}"}
             raise
         finally:
-            write_text(work / OUTCOME, json.dumps(problem))
+            if self.process() == os.getpid():
+                write_text(work / OUTCOME, json.dumps(problem))
 
     def process(self) -> int | None:
         """Return the id of the process that runs the plan, or None before it has begun."""
