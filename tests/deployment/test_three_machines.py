@@ -26,9 +26,13 @@ SPLIT = {"kind": "split", "bottom": 0, "top": 1, "pieces": 1}
 
 
 def given_its_events(folder: Path, events: Path, name: str) -> None:
-    """Give a silo a file of its own events, which need not say whose they are."""
+    """Give a silo a file of its own events, of which shop-2's does not say whose they are."""
     own = pl.read_csv(events, schema_overrides={"item": pl.String}).filter(pl.col("silo") == name)
-    own.drop("silo").write_csv(folder / "data" / "events.csv")
+    if name == "shop-2":
+        own = own.drop("silo")
+        config = folder / "config.toml"
+        config.write_text(config.read_text().replace('silo = "silo"\n', ""))
+    own.write_csv(folder / "data" / "events.csv")
 
 
 @pytest.mark.slow
@@ -56,7 +60,7 @@ def test_folders_of_a_deployment_train_on_three_machines(
             parties.start(tmp_path / place / name, "log", *machine.enter, "./start")
         rounds = parties.start(coordinator, "log", *first.enter, "./start")
         rounds.until(lambda: "Waiting for shop-0, shop-1, shop-2" in rounds.said)
-        check = parties.start(tmp_path / "third" / "shop-2", "check", *third.enter, "./check")
+        check = parties.start(tmp_path / "third" / "shop-2", "check.log", *third.enter, "./check")
         assert rounds.ended() == 0, rounds.said[-2000:]
         status = Party(coordinator, "status", *PPLR, "status", "--json")
         assert check.ended() == 0, check.said

@@ -40,7 +40,7 @@ def silo_toml(deployment: Deployment, name: str) -> str:
         config = config.model_copy(update={"data": config.data.model_copy(update=files)})
         head += (
             f" Its own events are in {files['events']}, all with the silo's name in the silo column, or without that "
-            "column. The item table is the same everywhere."
+            "column (leave out data.columns.silo then). The item table is the same everywhere."
         )
     return _commented(head, config_toml(config))
 
