@@ -237,6 +237,9 @@ def _outcome(
 
 
 def _best_rows(parts: Parts, trainers: list[Client]) -> dict[str, Tensor]:
+    if parts.config.federation.rounds == 0:
+        untrained = parts.backbone.layout.initial_row(parts.config.seed).to(parts.backbone.device)
+        return {owner.name: untrained for owner in parts.owners}
     best = {client.info.name: client.best_row() for client in trainers}
     return {owner.name: best[owner.name if owner.name in best else POOLED] for owner in parts.owners}
 
