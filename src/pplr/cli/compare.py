@@ -19,7 +19,8 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Two or more run folders.", show_default=False)],
     metric: Annotated[str, typer.Option(metavar="NAME", help="Which metric, such as recall@20.")] = "ndcg@10",
     over_seeds: Annotated[
-        bool, typer.Option("--over-seeds", help="Runs that differ in nothing but seed and name are one: means over seeds.")
+        bool,
+        typer.Option("--over-seeds", help="Runs that differ in nothing but seed and name are one: means over seeds."),
     ] = False,
     form: Annotated[Format, typer.Option("--format", help="How the table is written.")] = "terminal",
     plots: Annotated[

@@ -38,7 +38,9 @@ def study(
             show_default=False,
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and how far each is; run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the cells and how far each is; run nothing.")
+    ] = False,
     samples: Annotated[int, typer.Option(min=1, metavar="N", help="Resamples of the bootstrap.")] = 2000,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -77,7 +79,9 @@ def study(
     done = [(cell, place) for cell, place, state in _states(grid, folder) if state is State.DONE]
     groups = write_tables(settings, done, folder, samples=samples)
     if as_json:
-        write_json({"folder": str(folder), "cells": _listed(_states(grid, folder)), "groups": [g.as_dict() for g in groups]})
+        write_json(
+            {"folder": str(folder), "cells": _listed(_states(grid, folder)), "groups": [g.as_dict() for g in groups]}
+        )
     else:
         for group in groups:
             results().print(comparison_table(group.comparison, group.title))

@@ -55,14 +55,15 @@ def compare_over_seeds(
     if clients is not None:
         own = [of_user[pair[0]] for of_user, pair in zip(clients, pairs, strict=True)]
         statistics["worst_client"] = [worst_client(codes) for codes in own]
-        if all(len(pair[0]) == len(users) and np.array_equal(codes, own[0]) for pair, codes in zip(pairs, own, strict=True)):
+        if all(
+            len(pair[0]) == len(users) and np.array_equal(codes, own[0]) for pair, codes in zip(pairs, own, strict=True)
+        ):
             strata = own[0]
     found = {}
     for name, each in statistics.items():
         within = strata if name == "worst_client" else None
         draws = [
-            _means(pairs, places, each, counts)
-            for counts in resamples(len(users), samples, seed=seed, strata=within)
+            _means(pairs, places, each, counts) for counts in resamples(len(users), samples, seed=seed, strata=within)
         ]
         low, high = np.quantile(np.concatenate([a - b for a, b in draws]), [(1 - level) / 2, (1 + level) / 2])
         one, other = _means(pairs, places, each, np.ones((1, len(users))))

@@ -8,6 +8,7 @@ from typing import Any
 
 from pplr.evaluation import Difference
 from pplr.report.comparison import Comparison
+from pplr.report.figures import Figure
 from pplr.report.comparison_figures import comparison_figures
 from pplr.report.comparison_text import with_deviation
 from pplr.report.html import render_page
@@ -26,7 +27,8 @@ def write_page(path: Path, name: str, comparisons: Sequence[tuple[str, Compariso
 
 def render_comparisons(name: str, comparisons: Sequence[tuple[str, Comparison]]) -> str:
     """Return the page: one HTML document with its scripts, styles and data inside."""
-    parts, figures = [], {}
+    parts: list[dict[str, Any]] = []
+    figures: dict[str, Figure] = {}
     for place, (title, comparison) in enumerate(comparisons):
         own = comparison_figures(comparison)
         keys = {f"{place}-{number}": heading for number, heading in enumerate(own)}

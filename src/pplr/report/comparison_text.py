@@ -52,12 +52,16 @@ def comma_separated(comparison: Comparison) -> str:
         spread = run.balance
         figures = ["", "", "", "", ""]
         if spread is not None:
-            figures = [_full(spread.worst), _full(run.worst_std), spread.worst_client, _full(spread.std), _full(spread.gap)]
+            figures = [
+                _full(spread.worst),
+                _full(run.worst_std),
+                spread.worst_client,
+                _full(spread.std),
+                _full(spread.gap),
+            ]
         start = [run.label, run.strategy, " ".join(map(str, run.seeds)), str(run.users), comparison.metric]
-        table.writerow(
-            [*start, _full(run.overall), _full(run.overall_std), *figures]
-            + [*_ends(run.difference), *_ends(run.worst_difference)]
-        )
+        overall = [_full(run.overall), _full(run.overall_std)]
+        table.writerow([*start, *overall, *figures, *_ends(run.difference), *_ends(run.worst_difference)])
     return written.getvalue()
 
 

@@ -31,6 +31,4 @@ def by_configuration(folders: Sequence[Path]) -> list[Variant]:
         found.setdefault(key, []).append(folder)
         names.setdefault(key, config.name)
     twice = len(set(names.values())) < len(names)
-    return [
-        Variant(f"{names[key]} ({one[0]})" if twice else names[key], tuple(one)) for key, one in found.items()
-    ]
+    return [Variant(f"{names[key]} ({one[0]})" if twice else names[key], tuple(one)) for key, one in found.items()]

@@ -73,7 +73,12 @@ def run_cells(cells: Sequence[Cell], study_folder: Path, observer: Observer = ig
         folder = find_folder(study_folder, cell)
         if state_of(folder) is State.DONE:
             continue
-        data = {"title": cell.title, "place": place, "cells": len(cells), "seconds_left": clock.left(cells[place - 1 :])}
+        data = {
+            "title": cell.title,
+            "place": place,
+            "cells": len(cells),
+            "seconds_left": clock.left(cells[place - 1 :]),
+        }
         observer(Event("cell_started", data=data))
         started = time.perf_counter()
         try:
@@ -131,4 +136,3 @@ class _Clock:
 def _alike(cell: Cell) -> str:
     """Return what says most about how long a cell takes: its data and its backbone."""
     return cell.config.data.model_dump_json() + cell.config.backbone.model_dump_json()
-

@@ -33,7 +33,8 @@ class StudySettings(BaseModel):
     name: str = Field(pattern=r"^\w[\w.-]{0,59}$", description="Name of the study, and of its folder below runs/.")
     metric: str = Field("ndcg@10", description="The metric that tables and plots lead with.")
     reference: dict[str, str] = Field(
-        default={}, description="Labels by axis: the variant with them is what others are compared with; absent: the first."
+        default={},
+        description="Labels by axis: the variant with them is what others are compared with; absent: the first.",
     )
     base: dict[str, Any] = Field(default={}, description="The configuration of all cells, as `pplr run` takes it.")
     axes: dict[str, Annotated[Axis, Field(min_length=1)]] = Field(
