@@ -8,9 +8,9 @@ from typing import Any
 
 from pplr.evaluation import Difference
 from pplr.report.comparison import Comparison
-from pplr.report.figures import Figure
 from pplr.report.comparison_figures import comparison_figures
 from pplr.report.comparison_text import with_deviation
+from pplr.report.figures import Figure
 from pplr.report.html import render_page
 from pplr.storage import write_text
 
