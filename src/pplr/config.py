@@ -100,6 +100,12 @@ class Config(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _has_rounds_for_a_server(self) -> Self:
+        if self.federation.rounds == 0 and self.placement.kind == "split" and self.placement.server is not None:
+            raise ValueError("federation.rounds = 0 leaves the trunk's server without rows. Leave placement.server out")
+        return self
+
+    @model_validator(mode="after")
     def _has_a_row_per_client(self) -> Self:
         if self.placement.kind == "split" and self.placement.server is not None and self.strategy.pools_data:
             raise ValueError(

@@ -30,6 +30,7 @@ from pplr.memory import enough_memory
 from pplr.models.peft_format import export_adapter
 from pplr.results import Outcome, assemble, examples, measure_baselines, per_user_table
 from pplr.run_folder import ADAPTERS, CHECKPOINTS, CONFIG, EVENTS, EXAMPLES, METRICS, PER_USER, ROWS
+from pplr.shelf import Shelf
 from pplr.storage import write_bytes, write_folder, write_text
 from pplr.wiring import POOLED, Parts, prepare
 
@@ -55,10 +56,12 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     observer: Observer = ignore,
+    shelf: Shelf | None = None,
 ) -> RunResult:
     """Train, evaluate and report what `config` describes; everything is written below `out` (runs/NAME by default).
 
-    With `resume` a run that was interrupted goes on after its newest checkpoint, and ends as if it had not been.
+    With `resume` a run that was interrupted goes on after its newest checkpoint, and ends as if it had not been. Runs
+    that are given one `shelf` share what they load.
 
     Raises:
         RunError: the folder is occupied, belongs to another configuration, or has lost its checkpoints.
@@ -68,7 +71,7 @@ def run(
     run_folder.check(folder, config, resume=resume, overwrite=overwrite)
     log = EventLog(folder / EVENTS)
     observe = several([log, observer])
-    parts = prepare(config, observe)
+    parts = prepare(config, observe, shelf=shelf)
     with parts.reached(), run_folder.held(folder):  # nothing in the folder was touched before
         run_folder.check(folder, config, resume=resume, overwrite=overwrite)  # again: another process may have used it
         if resume:
@@ -234,6 +237,9 @@ def _outcome(
 
 
 def _best_rows(parts: Parts, trainers: list[Client]) -> dict[str, Tensor]:
+    if parts.config.federation.rounds == 0:
+        untrained = parts.backbone.layout.initial_row(parts.config.seed).to(parts.backbone.device)
+        return {owner.name: untrained for owner in parts.owners}
     best = {client.info.name: client.best_row() for client in trainers}
     return {owner.name: best[owner.name if owner.name in best else POOLED] for owner in parts.owners}
 

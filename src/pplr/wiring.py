@@ -29,6 +29,7 @@ from pplr.models.settings import EncoderSettings, GenerativeSettings, SequenceSe
 from pplr.models.text import item_texts
 from pplr.models.vectors import encode, tokenise
 from pplr.run_folder import Origin, origin
+from pplr.shelf import Shelf
 from pplr.trunk.access import TrunkAccess
 from pplr.trunk.stub import StubTrunk, Unassigned
 
@@ -112,8 +113,8 @@ class Parts:
         ]
 
 
-def prepare(config: Config, observer: Observer, silo: str | None = None) -> Parts:
-    """Load data and model, and make the clients, or the one client `silo`.
+def prepare(config: Config, observer: Observer, silo: str | None = None, shelf: Shelf | None = None) -> Parts:
+    """Load data and model, and make the clients, or the one client `silo`; what lies on the `shelf` is not loaded again.
 
     Raises:
         DataError, ModelError, ConfigError: with a sentence that says what to change.
@@ -122,7 +123,8 @@ def prepare(config: Config, observer: Observer, silo: str | None = None) -> Part
         torch.set_num_threads(config.threads)
     started = time.perf_counter()
     observer(Event("loading", data={"what": "data"}, transient=True))
-    loaded = load(config.data, Path())
+    shelf = Shelf() if shelf is None else shelf
+    loaded = shelf.get("data", config.data.model_dump_json(), lambda: load(config.data, Path()))
     dataset, notes = loaded.dataset, tuple(note.text for note in loaded.notes)
     counts = {"users": len(dataset.user_ids), "items": len(dataset.catalogue), "events": len(dataset.items.values)}
     observer(Event("data_loaded", data={**counts, "notes": list(notes)}))
@@ -135,7 +137,7 @@ def prepare(config: Config, observer: Observer, silo: str | None = None) -> Part
         owners = (owner_called(owners, silo),)
     observer(Event("clients_made", data={"sizes": {owner.name: len(owner.users) for owner in owners}}))
     middle = time.perf_counter()
-    backbone, files = load_backbone(config, dataset.catalogue, observer)
+    backbone, files = load_backbone(config, dataset.catalogue, observer, shelf)
     seconds = {"data": middle - started, "model": time.perf_counter() - middle}
     layout = backbone.layout
     sizes = {"model": files.name, "trained": layout.size, "shared": layout.shared, "seconds": seconds["model"]}
@@ -197,13 +199,23 @@ def _check_participation(config: Config, clients: int) -> None:
         )
 
 
-def load_backbone(config: Config, catalogue: Catalogue, observer: Observer) -> tuple[Backbone[Any], ModelFiles]:
+def load_backbone(
+    config: Config, catalogue: Catalogue, observer: Observer, shelf: Shelf | None = None
+) -> tuple[Backbone[Any], ModelFiles]:
     """Return the backbone that the configuration names over a catalogue, and the files of its language model.
 
-    What the strategy keeps from mixing is private in its layout.
+    What the strategy keeps from mixing is private in its layout. A backbone on the `shelf` serves once more with another
+    layout; its former users must be done with it.
     """
-    backbone, files = _backbone(config, catalogue, observer)
-    backbone.layout = Layout(config.strategy.scope(backbone.layout.specs))
+    made_from = (config.data, config.backbone, config.placement)
+    key = "\n".join([*(settings.model_dump_json() for settings in made_from), config.device])
+
+    def make() -> tuple[Backbone[Any], ModelFiles, Layout]:
+        backbone, files = _backbone(config, catalogue, observer)
+        return backbone, files, backbone.layout
+
+    backbone, files, layout = (Shelf() if shelf is None else shelf).get("backbone", key, make)
+    backbone.layout = Layout(config.strategy.scope(layout.specs))
     return backbone, files
 
 

@@ -11,6 +11,7 @@ from scipy import stats
 
 from pplr.errors import ConfigError, RunError
 from pplr.report.comparison import compare_runs
+from pplr.report.comparison_text import markdown
 
 
 def test_estimates_are_means_and_intervals_agree_with_the_paired_t_interval(build_run):
@@ -69,7 +70,7 @@ def test_json_and_markdown_tell_the_same(build_run):
     content = json.loads(json.dumps(comparison.as_dict(), allow_nan=False))
     second = content["runs"][1]
     assert second["difference"]["estimate"] == pytest.approx(second["overall"] - content["runs"][0]["overall"])
-    lines = comparison.to_markdown().splitlines()
+    lines = markdown(comparison).splitlines()
     assert lines[2].startswith("| a\\|b | pplr | 1 |")
     assert f"**{second['difference']['estimate']:+.4f} [" in lines[3]
     assert len({line.replace("\\|", "").count("|") for line in lines[:4]}) == 1
@@ -81,7 +82,7 @@ def test_other_clients_leave_out_the_worst_client(build_run):
     assert comparison.runs[1].balance is None
     assert comparison.runs[1].difference is not None
     assert "different clients" in comparison.notes[0]
-    assert "different clients" in comparison.to_markdown()
+    assert "different clients" in markdown(comparison)
     json.dumps(comparison.as_dict(), allow_nan=False)
 
 

@@ -28,6 +28,7 @@ from pplr.cli import (
     run,
     silo,
     status,
+    study,
     trunk,
 )
 from pplr.cli.terminal import say, show_error, silence
@@ -72,6 +73,7 @@ app.command("run", rich_help_panel=USE)(run.run)
 app.command("evaluate", rich_help_panel=USE)(evaluate.evaluate)
 app.command("recommend", rich_help_panel=USE)(recommend.recommend)
 app.command("compare", rich_help_panel=USE)(compare.compare)
+app.command("study", rich_help_panel=USE)(study.study)
 app.add_typer(deploy.app, name="deploy", rich_help_panel=OVER)
 app.add_typer(coordinator.app, name="coordinator", rich_help_panel=OVER)
 app.add_typer(silo.app, name="silo", rich_help_panel=OVER)

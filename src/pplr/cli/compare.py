@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
-from pplr.cli.measures import shown
+from pplr.cli.comparison_table import comparison_table
 from pplr.cli.options import AsJson
-from pplr.cli.terminal import results, say, write_json
+from pplr.cli.terminal import results, say, shown_path, write_json
 
-if TYPE_CHECKING:
-    from pplr.evaluation import Difference
-    from pplr.report.comparison import ComparedRun, Comparison
+Format = Literal["terminal", "markdown", "latex", "csv"]
 
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Two or more run folders.", show_default=False)],
     metric: Annotated[str, typer.Option(metavar="NAME", help="Which metric, such as recall@20.")] = "ndcg@10",
+    over_seeds: Annotated[
+        bool,
+        typer.Option("--over-seeds", help="Runs that differ in nothing but seed and name are one: means over seeds."),
+    ] = False,
+    form: Annotated[Format, typer.Option("--format", help="How the table is written.")] = "terminal",
+    plots: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also draw plots into an HTML file.", show_default=False)
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, metavar="N", help="Resamples of the bootstrap.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the bootstrap.")] = 1,
     as_json: AsJson = False,
@@ -31,56 +35,32 @@ def compare(
     Differences are to the first run, with 95% intervals of a paired
     bootstrap over users; where an interval does not hold 0 the difference
     is more than the luck of the users. One run each says nothing about
-    the luck of the seed: compare several.
+    the luck of the seed: give several and --over-seeds.
 
     Examples:
       pplr compare runs/local runs/fedavg runs/pplr
       pplr compare runs/fedavg runs/pplr --metric recall@20
+      pplr compare runs/fedavg-* runs/pplr-* --over-seeds --format latex
       pplr compare runs/local runs/pplr --json | jq '.runs[1].difference'
     """
-    from pplr.report.comparison import compare_runs
+    from pplr.report.comparison import compare_runs, compare_variants
+    from pplr.report.comparison_page import write_page
+    from pplr.report.comparison_text import WRITERS
+    from pplr.report.variants import by_configuration
 
-    comparison = compare_runs(runs, metric=metric, samples=samples, seed=seed)
+    if over_seeds:
+        comparison = compare_variants(by_configuration(runs), metric, samples, seed)
+    else:
+        comparison = compare_runs(runs, metric, samples, seed)
+    if plots is not None:
+        write_page(plots, "Comparison", [("", comparison)])
+        say(f"Plots: {shown_path(plots.resolve())}")
     if as_json:
         write_json(comparison.as_dict())
-        return
-    console = results()
-    console.print(_table(comparison))
-    for note in comparison.notes:
-        say(note, console)
-
-
-def _table(comparison: Comparison) -> Table:
-    first, metric = comparison.runs[0], shown(comparison.metric)
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"{metric} of {first.users:,} users; differences to {first.label}",
-        title_style="bold",
-        title_justify="left",
-        caption=f"{comparison.level:.0%} intervals, paired bootstrap, {comparison.samples:,} samples; clear: in colour",
-        caption_justify="left",
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column("run", overflow="fold")
-    for name in (metric, "difference", "worst client", "difference of the worst"):
-        table.add_column(name, justify="right")
-    for run in comparison.runs:
-        table.add_row(
-            Text(run.label).append(f"\n{run.strategy}, seed {run.seed}", style="dim"),
-            f"{run.overall:.4f}",
-            _interval(run.difference),
-            _worst(run),
-            _interval(run.worst_difference),
-        )
-    return table
-
-
-def _worst(run: ComparedRun) -> Text:
-    return Text("-") if run.balance is None else Text(f"{run.balance.worst:.4f}\n{run.balance.worst_client}")
-
-
-def _interval(difference: Difference | None) -> Text:
-    if difference is None:
-        return Text("-")
-    style = "" if not difference.clear else "bold green" if difference.estimate > 0 else "bold red"
-    return Text(f"{difference.estimate:+.4f}\n{difference.low:+.4f} to {difference.high:+.4f}", style=style)
+    elif form != "terminal":
+        sys.stdout.write(WRITERS[form](comparison))
+    else:
+        console = results()
+        console.print(comparison_table(comparison))
+        for note in comparison.notes:
+            say(note, console)

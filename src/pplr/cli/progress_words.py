@@ -130,7 +130,24 @@ def _left_out(event: Event, _: Track) -> Iterator[str]:
     yield f"Round {event.round}, {event.client}: {word}: {event.data['reason']}"
 
 
+def _cell_started(event: Event, _: Track) -> Iterator[str]:
+    data = event.data
+    left = "" if data["seconds_left"] is None else f" (about {seconds_text(data['seconds_left'])} left for the study)"
+    yield f"Cell {data['place']} of {data['cells']}: {data['title']}{left}"
+
+
+def _cell_anew(event: Event, _: Track) -> Iterator[str]:
+    yield f"{event.data['title']} begins anew: {event.data['reason']}"
+
+
+def _cell_failed(event: Event, _: Track) -> Iterator[str]:
+    yield f"{event.data['title']} failed: {event.data['error']}"
+
+
 _WRITERS: dict[str, Callable[[Event, Track], Iterator[str]]] = {
+    "cell_started": _cell_started,
+    "cell_anew": _cell_anew,
+    "cell_failed": _cell_failed,
     "loading": _loading,
     "model_terms": _model_terms,
     "data_loaded": _data_loaded,

@@ -9,6 +9,7 @@ from pplr.evaluation.evaluate import UserMetrics, evaluate
 from pplr.evaluation.metrics import DEFAULT_KS, METRICS, measure, metric_key
 from pplr.evaluation.ranking import Ranks, rank_targets, top_items
 from pplr.evaluation.scorer import Scorer
+from pplr.evaluation.seeds import compare_over_seeds
 
 __all__ = [
     "BASELINES",
@@ -23,6 +24,7 @@ __all__ = [
     "balances",
     "bootstrap_difference",
     "compare",
+    "compare_over_seeds",
     "evaluate",
     "fit_baselines",
     "mean_over_users",

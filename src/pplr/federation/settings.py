@@ -13,7 +13,9 @@ class FederationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rounds: int = Field(20, ge=1, le=100_000, description="Rounds at most.")
+    rounds: int = Field(
+        20, ge=0, le=100_000, description="Rounds at most; 0 measures what all start from: the model without training."
+    )
     patience: int = Field(
         5, ge=1, description="Stop when the validation score over all clients has not improved for this many rounds."
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +13,63 @@ import polars as pl
 
 from pplr.data.dataset import Ints
 from pplr.errors import ConfigError, RunError, nearest
-from pplr.evaluation import Balance, Difference, UserMetrics, balance, compare
+from pplr.evaluation import Balance, Difference, UserMetrics, balance, compare_over_seeds
 from pplr.report.folder import held_out_digest, read_metrics, read_per_user
 from pplr.report.schema import Metrics
 
 
 @dataclass(frozen=True)
+class Variant:
+    """Runs that differ in nothing but their seeds, under one name."""
+
+    label: str
+    folders: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
 class ComparedRun:
-    """One run of a comparison.
+    """One variant of a comparison: a run, or several whose figures are means over their seeds.
 
     Attributes:
-        label: the run's name, with its folder's where names repeat.
-        folder: its folder.
+        label: its name.
+        folders: its run folders.
         strategy: kind of its strategy.
-        seed: its seed.
+        seeds: its seeds, in the order of the folders.
         users: users with a value of the metric.
         overall: mean over users.
-        balance: spread over the comparison's clients; None where the runs were made with different clients.
-        difference: this run minus the first, mean over users; None for the first run.
-        worst_difference: this run's worst client minus the first run's; None for the first, or without common clients.
+        overall_std: sample standard deviation of `overall` over seeds; None for one seed.
+        balance: spread over clients; None where the runs were made with different clients. Over several seeds the mean of
+            each figure, and no name where the seeds have different worst or best clients.
+        worst_std: sample standard deviation of the worst client's value over seeds; None for one seed.
+        clients: mean by client's name; empty where seeds have different clients, or there is no balance.
+        difference: this variant minus the first, mean over users, on the seeds of both; None for the first.
+        worst_difference: this one's worst client minus the first's; None for the first, or without common clients.
     """
 
     label: str
-    folder: Path
+    folders: tuple[Path, ...]
     strategy: str
-    seed: int
+    seeds: tuple[int, ...]
     users: int
     overall: float
+    overall_std: float | None
     balance: Balance | None
+    worst_std: float | None
+    clients: Mapping[str, float]
     difference: Difference | None
     worst_difference: Difference | None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs on the same users, compared by one metric.
+    """Variants on the same users, compared by one metric.
 
     Attributes:
         metric: such as "ndcg@10".
         level: coverage of the intervals.
         samples: resamples of the bootstrap.
         seed: seed of the bootstrap.
-        runs: the runs, in the order in which they were given; the first is the one to compare with.
+        runs: the variants, in the order in which they were given; the first is the one to compare with.
         notes: what a reader has to know, in sentences.
     """
 
@@ -76,103 +91,176 @@ class Comparison:
             "notes": list(self.notes),
         }
 
-    def to_markdown(self) -> str:
-        """Return a table with one row per run, and the notes below it."""
-        percent = f"{self.level:.0%}"
-        head = ["run", "strategy", "seed", self.metric, "worst client", "std", "gap"]
-        head += [f"difference to the first [{percent}]", f"worst client's difference [{percent}]"]
-        rows = [head, ["---", "---", "---:", "---:", "---:", "---:", "---:", "---:", "---:"]]
-        rows += [_markdown_row(run) for run in self.runs]
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
-        return "\n".join([*lines, "", *self.notes]) + "\n"
-
 
 def compare_runs(
     folders: Sequence[Path], metric: str = "ndcg@10", samples: int = 2000, seed: int = 1, level: float = 0.95
 ) -> Comparison:
-    """Return how the runs in `folders` differ from the first of them, by a paired bootstrap over their users.
+    """Return how the runs in `folders` differ from the first of them: `compare_variants` of one run each."""
+    if len(folders) < 2:
+        raise ConfigError(f"A comparison needs at least two run folders; {len(folders)} was given.")
+    labels = _labels(folders, [read_metrics(folder) for folder in folders])
+    variants = [Variant(label, (folder,)) for label, folder in zip(labels, folders, strict=True)]
+    return compare_variants(variants, metric, samples, seed, level)
+
+
+def compare_variants(
+    variants: Sequence[Variant], metric: str = "ndcg@10", samples: int = 2000, seed: int = 1, level: float = 0.95
+) -> Comparison:
+    """Return how variants differ from the first of them, by a paired bootstrap over their users.
 
     Args:
-        folders: run folders; the first is the reference.
+        variants: one or more; the first is the reference. Runs are paired by seed, two single runs whatever their seeds.
         metric: a metric that all runs have.
         samples: resamples of the bootstrap.
         seed: draws the users; the same for all pairs.
         level: coverage of the intervals, between 0 and 1.
 
     Raises:
-        ConfigError: there are fewer than two folders, or the settings of the bootstrap make no sense.
+        ConfigError: the settings of the bootstrap make no sense, or a variant has a seed twice.
         RunError: a folder holds no finished run or lacks the metric, or the runs have different data or users.
     """
-    if len(folders) < 2:
-        raise ConfigError(f"A comparison needs at least two run folders; {len(folders)} was given.")
     if samples < 1 or not 0 < level < 1:
         raise ConfigError(f"The bootstrap needs 1 or more samples and a level between 0 and 1; got {samples}, {level}.")
-    metrics = [read_metrics(folder) for folder in folders]
-    tables = [_table(folder, metric) for folder in folders]
-    for folder, other in zip(folders[1:], metrics[1:], strict=True):
-        _check_same_data(folders[0], metrics[0], folder, other)
+    folders = [folder for variant in variants for folder in variant.folders]
+    codes: dict[str, int] = {}
+    read = {folder: _Run.read(folder, metric, codes) for folder in folders}
+    for folder in folders[1:]:
+        _check_same_data(folders[0], read[folders[0]].metrics, folder, read[folder].metrics)
     _check_same_answers(folders)
-    users = tables[0]["user"].to_list()
-    measured = [
-        _measured(table, users, metric, folders[0], folder) for table, folder in zip(tables, folders, strict=True)
-    ]
-    partition = _partition([dict(table.select("user", "client").iter_rows()) for table in tables], users)
-    runs: list[ComparedRun] = []
-    for label, folder, record, values in zip(_labels(folders, metrics), folders, metrics, measured, strict=True):
-        found = (
-            compare(
-                values, measured[0], metric, seed=seed, client_of_user=partition.codes, samples=samples, level=level
-            )
-            if runs
-            else {}
-        )
-        runs.append(
-            ComparedRun(
-                label=label,
-                folder=folder,
-                strategy=record.strategy.kind,
-                seed=record.seed,
-                users=int(np.isfinite(values.values[metric]).sum()),
-                overall=values.overall()[metric],
-                balance=partition.balance(values, metric),
-                difference=found.get("overall"),
-                worst_difference=found.get("worst_client"),
-            )
-        )
-    return Comparison(metric, level, samples, seed, tuple(runs), partition.notes)
-
-
-@dataclass(frozen=True)
-class _Partition:
-    """The clients that all runs are measured on: names, and the client index of each user; codes None without."""
-
-    names: tuple[str, ...]
-    codes: Ints | None
-    notes: tuple[str, ...]
-
-    def balance(self, measured: UserMetrics, metric: str) -> Balance | None:
-        if self.codes is None:
-            return None
-        clients, values = self.codes[measured.users], measured.values[metric]
-        means = {}
-        for index, name in enumerate(self.names):
-            known = values[(clients == index) & ~np.isnan(values)]
-            means[name] = float(known.mean()) if len(known) else math.nan
-        return balance(means)
-
-
-def _partition(memberships: Sequence[dict[str, str]], users: Sequence[str]) -> _Partition:
-    """Return the clients of the runs, or none and a note where the runs were made with different ones."""
-    first = memberships[0]
-    if any(found != first for found in memberships[1:]):
-        note = (
+    measured = [_Measured.of(variant, [read[folder] for folder in variant.folders]) for variant in variants]
+    pairs = [_paired(measured[0], other) for other in measured]
+    notes: list[str] = []
+    same_clients = all(one.owners == other.owners for pair in pairs for one, other in pair)
+    if not same_clients:
+        notes.append(
             "The runs were made with different clients, so their worst clients are not compared. Use the same settings "
             "of clients, and the same seed."
         )
-        return _Partition((), None, (note,))
-    names = tuple(sorted(set(first.values())))
-    index = {name: code for code, name in enumerate(names)}
-    return _Partition(names, np.array([index[first[user]] for user in users], dtype=np.int64), ())
+    runs = []
+    for variant, pair in zip(measured, pairs, strict=True):
+        found: dict[str, Difference] = {}
+        if pair and variant is not measured[0]:
+            clients = [one.client_codes(len(codes)) for one, _ in pair] if same_clients else None
+            mine, firsts = [other.values for _, other in pair], [one.values for one, _ in pair]
+            found = compare_over_seeds(mine, firsts, metric, seed=seed, clients=clients, samples=samples, level=level)
+        if len(pair) < len(variant.runs):
+            notes.append(_unpaired(variant, measured[0], len(pair)))
+        runs.append(variant.compared(metric, found, same_clients=same_clients))
+    return Comparison(metric, level, samples, seed, tuple(runs), tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One finished run: its record, its users' values under common codes, and the client of each user code."""
+
+    folder: Path
+    metrics: Metrics
+    values: UserMetrics
+    owners: Mapping[int, str]
+
+    @staticmethod
+    def read(folder: Path, metric: str, codes: dict[str, int]) -> _Run:
+        """Read a run; users that have no code yet get one."""
+        record, table = read_metrics(folder), _table(folder, metric)
+        users = np.array([codes.setdefault(user, len(codes)) for user in table["user"]], dtype=np.int64)
+        owners = dict(zip(users.tolist(), table["client"].to_list(), strict=True))
+        return _Run(folder, record, UserMetrics(users, {metric: table[metric].to_numpy()}), owners)
+
+    @property
+    def names(self) -> list[str]:
+        """The clients, in order."""
+        return sorted(set(self.owners.values()))
+
+    def client_codes(self, users: int) -> Ints:
+        """Return [users] the index of each user's client in `names`, -1 for users that are not in this run."""
+        index = {name: place for place, name in enumerate(self.names)}
+        found = np.full(users, -1, dtype=np.int64)
+        for user, name in self.owners.items():
+            found[user] = index[name]
+        return found
+
+    def by_client(self, metric: str) -> dict[str, float]:
+        """Return the mean over each client's users that have a value; NaN where none has."""
+        clients = np.array([self.owners[user] for user in self.values.users.tolist()])
+        values = self.values.values[metric]
+        means = {}
+        for name in self.names:
+            known = values[(clients == name) & ~np.isnan(values)]
+            means[name] = float(known.mean()) if len(known) else math.nan
+        return means
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A variant with its runs."""
+
+    variant: Variant
+    runs: tuple[_Run, ...]
+
+    @staticmethod
+    def of(variant: Variant, runs: Sequence[_Run]) -> _Measured:
+        """Return the variant with its runs, which must have different seeds."""
+        seeds = [run.metrics.seed for run in runs]
+        if len(set(seeds)) < len(seeds):
+            raise ConfigError(f"'{variant.label}' has two runs with the same seed. Give each seed once.")
+        return _Measured(variant, tuple(runs))
+
+    def compared(self, metric: str, found: Mapping[str, Difference], *, same_clients: bool) -> ComparedRun:
+        """Return the variant's row."""
+        overall = [run.values.overall()[metric] for run in self.runs]
+        means = [run.by_client(metric) for run in self.runs] if same_clients else []
+        spreads = [balance(each) for each in means]
+        one_partition = all(run.owners == self.runs[0].owners for run in self.runs)
+        clients = {name: float(np.mean([each[name] for each in means])) for name in (means[0] if means else ())}
+        return ComparedRun(
+            label=self.variant.label,
+            folders=self.variant.folders,
+            strategy=self.runs[0].metrics.strategy.kind,
+            seeds=tuple(run.metrics.seed for run in self.runs),
+            users=int(np.mean([np.isfinite(run.values.values[metric]).sum() for run in self.runs])),
+            overall=float(np.mean(overall)),
+            overall_std=_deviation(overall),
+            balance=_averaged(spreads) if spreads else None,
+            worst_std=_deviation([spread.worst for spread in spreads]),
+            clients=clients if one_partition else {},
+            difference=found.get("overall"),
+            worst_difference=found.get("worst_client"),
+        )
+
+
+def _paired(first: _Measured, other: _Measured) -> list[tuple[_Run, _Run]]:
+    """Return the runs of both variants with the same seed; two single runs are a pair whatever their seeds."""
+    if len(first.runs) == len(other.runs) == 1:
+        pairs = [(first.runs[0], other.runs[0])]
+    else:
+        by_seed = {run.metrics.seed: run for run in first.runs}
+        pairs = [(by_seed[run.metrics.seed], run) for run in other.runs if run.metrics.seed in by_seed]
+    for one, two in pairs:
+        _check_same_users(one, two)
+    return pairs
+
+
+def _unpaired(variant: _Measured, first: _Measured, pairs: int) -> str:
+    label, reference = variant.variant.label, first.variant.label
+    return f"{label} and {reference} share {pairs} of the {len(variant.runs)} seeds of {label}: differences are over these."
+
+
+def _averaged(spreads: Sequence[Balance]) -> Balance:
+    """Return the mean of each figure; names that are not the same in all are left out."""
+    found: dict[str, Any] = {}
+    for field in fields(Balance):
+        values = [getattr(spread, field.name) for spread in spreads]
+        if field.name == "clients":
+            found[field.name] = values[0]
+        elif isinstance(values[0], str):
+            found[field.name] = values[0] if len(set(values)) == 1 else ""
+        else:
+            found[field.name] = float(np.mean(values))
+    return Balance(**found)
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _table(folder: Path, metric: str) -> pl.DataFrame:
@@ -185,14 +273,14 @@ def _table(folder: Path, metric: str) -> pl.DataFrame:
     return table.select("user", "client", metric).sort("user")
 
 
-def _measured(table: pl.DataFrame, users: Sequence[str], metric: str, first: Path, folder: Path) -> UserMetrics:
-    if table["user"].to_list() != users:
-        shared = len(set(users) & set(table["user"].to_list()))
+def _check_same_users(one: _Run, other: _Run) -> None:
+    if one.owners.keys() != other.owners.keys():
+        shared = len(one.owners.keys() & other.owners.keys())
         raise RunError(
-            f"The runs in {first} and {folder} were measured on different users: {len(users):,} and {len(table):,}, "
-            f"{shared:,} of them in both. Compare runs with the same data, split, cleaning, and evaluation.max_users."
+            f"The runs in {one.folder} and {other.folder} were measured on different users: {len(one.owners):,} and "
+            f"{len(other.owners):,}, {shared:,} of them in both. Compare runs with the same data, split, cleaning, and "
+            "evaluation.max_users."
         )
-    return UserMetrics(np.arange(len(users), dtype=np.int64), {metric: table[metric].to_numpy()})
 
 
 def _check_same_data(first: Path, one: Metrics, folder: Path, other: Metrics) -> None:
@@ -230,31 +318,11 @@ def _labels(folders: Sequence[Path], metrics: Sequence[Metrics]) -> list[str]:
 
 def _run_as_dict(run: ComparedRun) -> dict[str, Any]:
     found = asdict(run)
-    found["folder"] = str(run.folder)
+    found["folders"] = [str(folder) for folder in run.folders]
+    found["clients"] = {name: None if math.isnan(value) else value for name, value in run.clients.items()}
     for key, value in (("difference", run.difference), ("worst_difference", run.worst_difference)):
         if value is not None:
             found[key] = asdict(value) | {"estimate": value.estimate, "clear": value.clear}
     if run.balance is not None and not math.isfinite(run.balance.variation):
         found["balance"]["variation"] = None
     return found
-
-
-def _markdown_row(run: ComparedRun) -> list[str]:
-    spread = ["", "", ""]
-    if run.balance is not None:
-        worst = f"{run.balance.worst:.4f} ({_cell(run.balance.worst_client)})"
-        spread = [worst, f"{run.balance.std:.4f}", f"{run.balance.gap:.4f}"]
-    start = [_cell(run.label), run.strategy, str(run.seed), f"{run.overall:.4f}"]
-    return [*start, *spread, _interval(run.difference), _interval(run.worst_difference)]
-
-
-def _interval(difference: Difference | None) -> str:
-    if difference is None:
-        return ""
-    text = f"{difference.estimate:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
-    return f"**{text}**" if difference.clear else text
-
-
-def _cell(text: str) -> str:
-    """Return `text` without what would end a table's cell."""
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -62,6 +62,14 @@ def write_report(folder: Path) -> Path:
 
 def render_report(run: FinishedRun) -> str:
     """Return the report of a finished run: one HTML document with its scripts, styles and data inside."""
+    return render_page("report.html", _content(run))
+
+
+def render_page(template: str, content: dict[str, Any]) -> str:
+    """Return a template of this package as one HTML document with its scripts, styles and data inside.
+
+    `content` holds what the template names, `payload` among it: the figures that the page's script draws.
+    """
     environment = Environment(
         loader=PackageLoader("pplr.report"),
         autoescape=True,
@@ -77,8 +85,8 @@ def render_report(run: FinishedRun) -> str:
     }
     environment.globals["plural"] = plural
     script = _asset("report.js")
-    return environment.get_template("report.html").render(
-        **_content(run),
+    return environment.get_template(template).render(
+        **content,
         styles=Markup(_asset("report.css")),  # noqa: S704 - files of this package, not of the data
         plotly=Markup(_plotly()),  # noqa: S704
         script=Markup(script),  # noqa: S704

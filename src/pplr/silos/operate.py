@@ -103,6 +103,8 @@ def check_federation(config: Config, names: Sequence[str]) -> None:
         raise ConfigError(
             f"federation.participation = {wanted}, but there are {len(names)} silos. Give a lower number."
         )
+    if config.federation.rounds == 0:
+        raise ConfigError("federation.rounds = 0 trains nothing, which takes no silos. Give 1 or more.")
     if config.strategy.pools_data:
         raise ConfigError(
             f"strategy.kind = {config.strategy.model_dump()['kind']!r} pools all data in one place, and silos keep theirs. Choose another."

@@ -1,0 +1,115 @@
+"""The cells of a study: one configuration for every combination of choices."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pplr.config import Config, parse_config
+from pplr.config_overrides import apply_overrides
+from pplr.config_schema import written
+from pplr.errors import ConfigError
+from pplr.study.settings import SEED, Changes, StudySettings
+
+DIGEST_LENGTH = 12
+"""Hexadecimal digits that name a cell: two of a million cells agree by chance once in a hundred studies."""
+
+_CIRCUMSTANCES = ("name", "device", "threads")
+"""Keys that say how a cell is called and computed, not what it is."""
+
+_PATHS = (("data", "events"), ("data", "items"), ("backbone", "model"), ("backbone", "prompt"))
+"""Section and key of what may name a file or folder."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Attributes:
+        labels: the choice along each axis, by axis.
+        config: the configuration of the run.
+        digest: names the configuration, whatever the cell is called and wherever its data lies.
+    """
+
+    labels: Mapping[str, str]
+    config: Config
+    digest: str
+
+    @property
+    def folder(self) -> str:
+        """Name of the cell's run folder."""
+        return f"{self.config.name}-{self.digest}"
+
+    @property
+    def variant(self) -> tuple[str, ...]:
+        """The labels but the seed's: the cells of one variant are averaged."""
+        return tuple(chosen for axis, chosen in self.labels.items() if axis != SEED)
+
+    @property
+    def title(self) -> str:
+        """The labels, as people read them."""
+        return ", ".join(f"seed {chosen}" if axis == SEED else chosen for axis, chosen in self.labels.items())
+
+
+def cells(study: StudySettings, data_folder: Path) -> tuple[Cell, ...]:
+    """Return the cells of a study, the last axis changing fastest; relative paths start at `data_folder`.
+
+    Raises:
+        ConfigError: a sentence for each thing that is wrong in any cell, each once.
+    """
+    found: list[Cell] = []
+    problems: dict[str, None] = {}
+    for choice in itertools.product(*(study.choices(axis) for axis in study.axes)):
+        labels = {axis: name for axis, (name, _) in zip(study.axes, choice, strict=True)}
+        if any(entry.items() <= labels.items() for entry in study.skip):
+            continue
+        try:
+            found.append(_cell(study, labels, [changes for _, changes in choice], data_folder))
+        except ConfigError as problem:
+            problems |= dict.fromkeys(f"{', '.join(labels.values())}: {sentence}" for sentence in problem.problems)
+    if problems:
+        raise ConfigError(problems)
+    if not found:
+        raise ConfigError("The study has no cell: `skip` leaves all combinations out. Take an entry of it back.")
+    return tuple(found)
+
+
+def _cell(study: StudySettings, labels: Mapping[str, str], changes: list[Changes], data_folder: Path) -> Cell:
+    values = deepcopy(study.base)
+    overrides = [f"{key}={written(value)}" for change in changes for key, value in _flat(change)]
+    if problems := apply_overrides(values, overrides, Config):
+        raise ConfigError(problems)
+    values["name"] = _slug(labels.values())
+    config = parse_config(values, data_folder)
+    return Cell(labels, config, _digest(config, values))
+
+
+def _digest(config: Config, values: Changes) -> str:
+    """Return the digest of a configuration; files count as they are written, not where they were found."""
+    content = config.model_dump(mode="json")
+    for key in _CIRCUMSTANCES:
+        del content[key]
+    for section, key in _PATHS:
+        if key in values.get(section, {}):
+            content[section][key] = values[section][key]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:DIGEST_LENGTH]
+
+
+def _flat(changes: Changes, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _slug(labels: Any) -> str:
+    """Return labels as a run can be called."""
+    return re.sub(r"[^\w.]+", "-", "-".join(labels)).strip("-.")[:60] or "cell"

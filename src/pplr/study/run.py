@@ -1,0 +1,138 @@
+"""Running what is missing of a study, one cell after another in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from statistics import fmean
+
+from pplr import run_folder
+from pplr.config import load_config
+from pplr.errors import ConfigError, PplrError, RunError, StorageError
+from pplr.federation.events import Event, Observer, ignore
+from pplr.report.folder import read_metrics, read_per_user
+from pplr.runner import run
+from pplr.shelf import Shelf
+from pplr.storage import delete
+from pplr.study.grid import Cell
+
+CELLS = "cells"
+"""The folder of a study's run folders."""
+
+
+class State(StrEnum):
+    """How far a cell is."""
+
+    MISSING = "missing"
+    BEGUN = "begun"
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that could not be run, and why."""
+
+    cell: Cell
+    error: PplrError
+
+
+def find_folder(study_folder: Path, cell: Cell) -> Path:
+    """Return the run folder of a cell: one with its digest, whatever it was called when it ran, or a new one's path."""
+    found = sorted((study_folder / CELLS).glob(f"*-{cell.digest}"))
+    return found[0] if found else study_folder / CELLS / cell.folder
+
+
+def state_of(folder: Path) -> State:
+    """Return how far the run in a cell's folder is; one whose results are missing or damaged is only begun."""
+    if not folder.is_dir() or not (folder / run_folder.MARK).is_file():
+        return State.MISSING
+    try:
+        read_metrics(folder)
+        read_per_user(folder)
+        load_config(folder / run_folder.CONFIG)
+    except (RunError, ConfigError):
+        return State.BEGUN
+    return State.DONE
+
+
+def run_cells(cells: Sequence[Cell], study_folder: Path, observer: Observer = ignore) -> list[Failure]:
+    """Run the cells that are not done, and return those that failed; they do not keep the others from running.
+
+    A cell that was begun goes on after its newest checkpoint; where that cannot be, it is run anew. Cells next to each
+    other share data and model where these are the same.
+
+    Raises:
+        StorageError: the disk is full or not writable, so that no cell can be run.
+    """
+    failures: list[Failure] = []
+    shelf, clock = Shelf(), _Clock(cells, study_folder)
+    for place, cell in enumerate(cells, start=1):
+        folder = find_folder(study_folder, cell)
+        if state_of(folder) is State.DONE:
+            continue
+        data = {
+            "title": cell.title,
+            "place": place,
+            "cells": len(cells),
+            "seconds_left": clock.left(cells[place - 1 :]),
+        }
+        observer(Event("cell_started", data=data))
+        started = time.perf_counter()
+        try:
+            _run_cell(cell, folder, shelf, observer)
+        except StorageError:
+            raise
+        except PplrError as error:
+            failures.append(Failure(cell, error))
+            observer(Event("cell_failed", data={"title": cell.title, "error": str(error)}))
+        else:
+            clock.took(cell, time.perf_counter() - started)
+    return failures
+
+
+def _run_cell(cell: Cell, folder: Path, shelf: Shelf, observer: Observer) -> None:
+    """Run one cell, after its newest checkpoint where it has one."""
+    if state_of(folder) is State.BEGUN:
+        config = cell.config
+        try:  # the folder keeps the name that it was begun with, and so do its checkpoints
+            config = config.model_copy(update={"name": load_config(folder / run_folder.CONFIG).name})
+            run(config, folder, resume=True, observer=observer, shelf=shelf)
+        except (RunError, ConfigError) as problem:
+            observer(Event("cell_anew", data={"title": cell.title, "reason": str(problem)}))
+        else:
+            return
+    elif folder.is_dir():  # killed before it was anybody's: only the lock can be there
+        delete(folder / run_folder.LOCK)
+    run(cell.config, folder, overwrite=True, observer=observer, shelf=shelf)
+
+
+class _Clock:
+    """Foretells how long cells take, by those that are done."""
+
+    def __init__(self, cells: Iterable[Cell], study_folder: Path) -> None:
+        self._folder = study_folder
+        self._seconds: dict[str, list[float]] = {}
+        for cell in cells:
+            folder = find_folder(study_folder, cell)
+            if state_of(folder) is State.DONE:
+                self.took(cell, read_metrics(folder).cost.seconds.get("total", 0.0))
+
+    def took(self, cell: Cell, seconds: float) -> None:
+        """Take in how long a cell took."""
+        self._seconds.setdefault(_alike(cell), []).append(seconds)
+
+    def left(self, cells: Iterable[Cell]) -> float | None:
+        """Return the seconds that those of `cells` that are not done will take, or None while nothing is known."""
+        every = [seconds for known in self._seconds.values() for seconds in known]
+        if not every:
+            return None
+        waiting = [cell for cell in cells if state_of(find_folder(self._folder, cell)) is not State.DONE]
+        return sum(fmean(self._seconds.get(_alike(cell), every)) for cell in waiting)
+
+
+def _alike(cell: Cell) -> str:
+    """Return what says most about how long a cell takes: its data and its backbone."""
+    return cell.config.data.model_dump_json() + cell.config.backbone.model_dump_json()
