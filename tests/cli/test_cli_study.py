@@ -56,7 +56,9 @@ def test_a_study_from_its_plan_to_its_tables(cli, path, workplace):
 
 def test_failed_cells_are_said_at_the_end_with_an_exit_code(cli, path, workplace):
     broken = workplace / "broken.toml"
-    broken.write_text(path.read_text() + '\n[axes.model.there]\nbackbone.layers = 1\n[axes.model.gone]\nbackbone.model = "./gone"\n')
+    broken.write_text(
+        path.read_text() + '\n[axes.model.there]\nbackbone.layers = 1\n[axes.model.gone]\nbackbone.model = "./gone"\n'
+    )
     done = cli("study", broken, "--out", workplace / "broken", "--samples", 50)
     assert done.exit_code == 4
     assert "4 of 8 cells failed; the same command tries them again:" in done.stderr

@@ -152,7 +152,18 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_numbers(study, files, tmp
     _, grid, folder = study
     path = write_study(tmp_path, files)
     out = tmp_path / "out"
-    words = [sys.executable, "-m", "pplr", "study", str(path), "--data-folder", str(files), "--out", str(out), "--quiet"]
+    words = [
+        sys.executable,
+        "-m",
+        "pplr",
+        "study",
+        str(path),
+        "--data-folder",
+        str(files),
+        "--out",
+        str(out),
+        "--quiet",
+    ]
     for kills in range(2):
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
         limit = time.monotonic() + 120
@@ -188,7 +199,9 @@ def test_tables_hold_means_over_seeds_and_the_reference_stands_first(study, grou
 def test_all_formats_say_the_same(study, groups):
     _, _, folder = study
     row = groups[0].comparison.runs[1]
-    table = {line["variant"]: line for line in csv.DictReader((folder / "tables" / "small.csv").read_text().splitlines())}
+    table = {
+        line["variant"]: line for line in csv.DictReader((folder / "tables" / "small.csv").read_text().splitlines())
+    }
     assert float(table["pplr"]["overall"]) == row.overall
     assert float(table["pplr"]["worst_high"]) == row.worst_difference.high
     text = f"{row.overall:.4f} ± {row.overall_std:.4f}"

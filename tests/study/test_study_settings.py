@@ -49,7 +49,9 @@ def test_a_cell_is_known_by_what_it_is_not_by_what_it_is_called_or_where_its_dat
     one, other = (cells(study(base=data), tmp_path / where) for where in ("here", "there"))
     assert one[0].config.data.events == tmp_path / "here" / "shop" / "events.csv"
     assert [cell.digest for cell in one] == [cell.digest for cell in other]
-    renamed = study(base=data | {"threads": 2, "device": "cpu"}, axes={"kind": {"mean": STRATEGIES["fedavg"]}, "seed": [1]})
+    renamed = study(
+        base=data | {"threads": 2, "device": "cpu"}, axes={"kind": {"mean": STRATEGIES["fedavg"]}, "seed": [1]}
+    )
     assert cells(renamed, tmp_path)[0].digest == one[0].digest
     changed = cells(study(base=data | {"federation": {"rounds": 3}}), tmp_path)
     assert not {cell.digest for cell in changed} & {cell.digest for cell in one}
@@ -68,7 +70,11 @@ def test_an_axis_may_be_any_key(tmp_path):
 
 def test_skipped_combinations_are_left_out(tmp_path):
     found = cells(study(skip=[{"strategy": "fedavg", "seed": "2"}]), tmp_path)
-    assert [cell.title for cell in found] == ["fedavg, seed 1", "pplr as published, seed 1", "pplr as published, seed 2"]
+    assert [cell.title for cell in found] == [
+        "fedavg, seed 1",
+        "pplr as published, seed 1",
+        "pplr as published, seed 2",
+    ]
     with pytest.raises(ConfigError, match="no cell"):
         cells(study(skip=[{}]), tmp_path)
 
