@@ -101,7 +101,7 @@ def test_all_mistakes_in_cells_are_named_with_their_cells(tmp_path):
 def test_mistakes_in_a_study_file_are_sentences(tmp_path, text, sentence):
     path = tmp_path / "wrong.toml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=".") as caught:
+    with pytest.raises(ConfigError, match=r"\S") as caught:
         load_study(path)
     assert sentence in str(caught.value)
 
