@@ -26,7 +26,7 @@ def nested(name, value):
         ("evaluation.ks", [[], [0], [10, -1], [10, 10**9], 10]),
         ("evaluation.max_users", [0]),
         ("evaluation.examples", [-1, 101]),
-        ("federation.rounds", [0, True]),
+        ("federation.rounds", [-1, True]),
         ("federation.patience", [0]),
         ("federation.participation", [0, -1, 0.0, -0.5, 1.01, 2.0, True, False, "half", float("nan"), float("inf")]),
         ("training.epochs", [0]),
