@@ -104,7 +104,7 @@ class Config(BaseModel):
         if self.placement.kind != "catalogue":
             return self
         if not isinstance(self.backbone, SequenceSettings):
-            raise ValueError(
+            raise ValueError(  # noqa: TRY004 (pydantic turns only this one into a sentence)
                 "placement.kind = 'catalogue' serves the item vectors of the backbone 'sequence', and backbone.kind is "
                 f"{self.backbone.kind!r}, which reads texts itself. Set placement.kind to 'whole' or 'split'"
             )

@@ -27,8 +27,11 @@ from pplr.catalogue.manifest import MANIFEST_METHOD, agreement
 from pplr.config import Config, config_toml, load_config
 from pplr.data import load_dataset
 from pplr.errors import ConfigError, RunError
+from pplr.federation.events import ignore
 from pplr.models.hub.cache import cache_folder
 from pplr.pki import Authority, Identity, Role
+from pplr.silos.work import SiloWork
+from pplr.wiring import prepare
 from whole_runs import assert_same_result, configuration
 
 CHUNKS = 30
@@ -162,7 +165,7 @@ def test_a_finished_run_needs_no_server(served: Served, tmp_path: Path, client_c
     expected = pplr.Recommender.load(served.whole).recommend("shop-0", history=["i1", "i2"], k=3)
     assert recommended.items == expected.items
     shutil.rmtree(client_cache)
-    with pytest.raises(RunError, match=r"has not been reached for 0\.2 s .* pplr catalogue serve"):
+    with pytest.raises(RunError, match=r"has not been reached for 0\.2 s .* `pplr catalogue serve`"):
         pplr.evaluate_run(tmp_path / "run")
 
 
@@ -172,7 +175,7 @@ def test_a_run_is_not_resumed_with_other_vectors(served: Served, tmp_path: Path,
     made_from = json.loads(mark.read_text())
     made_from["made_from"] |= {"model": "0" * 64, "item vectors": "0" * 64}
     mark.write_text(json.dumps(made_from))
-    with pytest.raises(RunError, match="The model and the item vectors that the run .* have changed since"):
+    with pytest.raises(RunError, match=r"The model and the item vectors that the run .* have changed since"):
         pplr.run(served.config(), tmp_path / "run", resume=True)
     with pytest.raises(RunError, match="have changed since"):
         pplr.evaluate_run(tmp_path / "run")
@@ -193,11 +196,19 @@ def test_a_silo_fetches_as_itself_and_others_are_refused(served: Served, tmp_pat
         channel.unary_unary(MANIFEST_METHOD)(b"", timeout=5)
 
 
+def test_a_silo_announces_the_weights_of_the_server(served: Served, tmp_path: Path, client_cache: Path) -> None:
+    silo = SiloWork(prepare(served.config(), ignore, silo="shop-1"), "shop-1", tmp_path / "state")
+    whole = json.loads((served.whole / "run.json").read_text())["made_from"]
+    assert silo.announcement.weights == whole["model"]
+    assert silo.announcement.catalogue == whole["items"]
+    assert not {name for name in silo.announcement.settings if name.startswith("placement.") and "kind" not in name}
+
+
 def test_a_revoked_certificate_is_refused(served: Served, client_cache: Path) -> None:
     config = served.config()
     wanted = agreement(config.backbone, load_dataset(config.data, Path()).catalogue)
     Authority(served.certificates).revoke(Identity(Role.CLIENT, "shop-2"))
-    with pytest.raises(RunError, match="does not let this party in: .* was revoked"):
+    with pytest.raises(RunError, match=r"does not let this party in: .* was revoked"):
         fetch(config.placement, Identity(Role.CLIENT, "shop-2"), wanted)
 
 
@@ -244,7 +255,7 @@ def test_other_backbones_read_texts_themselves(files: Path, kind: str) -> None:
 
 def test_adapters_of_a_model_elsewhere_are_refused(files: Path) -> None:
     own = {"kind": "sequence", "model": "minilm", "adapters": True}
-    with pytest.raises(ConfigError, match="backbone.adapters = true trains adapters"):
+    with pytest.raises(ConfigError, match=r"backbone\.adapters = true trains adapters"):
         configuration(files, backbone=own, placement={"kind": "catalogue"})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -35,12 +35,14 @@ class Agreement(_Part):
     """What both ends must have in common; a client computes it without any model.
 
     Attributes:
-        ids: SHA-256 of the items' ids, in order.
+        items: how many there are.
+        ids: SHA-256 of their ids, in order.
         texts: SHA-256 of their texts, in order.
         item_tokens: tokens of a text that are read.
         pooling: how states become a vector.
     """
 
+    items: int = Field(ge=1, le=2**32)
     ids: Digest
     texts: Digest
     item_tokens: int = Field(ge=1)
@@ -53,6 +55,7 @@ class Agreement(_Part):
 
 
 _WORDS = {
+    "items": "the number of items ({0:,} here, {1:,} there)",
     "ids": "the items' ids or their order (digest {0:.12} here, {1:.12} there)",
     "texts": "the items' texts (digest {0:.12} here, {1:.12} there)",
     "item_tokens": "backbone.item_tokens ({0} here, {1} there)",
@@ -79,7 +82,6 @@ class Manifest(_Part):
         agreement: what they were made from, but the model.
         model: its name at the server.
         weights: digest of its weights.
-        items: rows.
         width: numbers of a row.
         chunk_bytes: bytes of each chunk but the last before they were compressed.
         vectors: SHA-256 of all numbers, little-endian: the name of these vectors.
@@ -90,7 +92,6 @@ class Manifest(_Part):
     agreement: Agreement
     model: str = Field(max_length=1_000)
     weights: Digest
-    items: int = Field(ge=1, le=2**32)
     width: int = Field(ge=1, le=2**20)
     chunk_bytes: int = Field(ge=LEAST_CHUNK, le=MOST_CHUNK, multiple_of=FLOAT_BYTES)
     vectors: Digest
@@ -104,6 +105,11 @@ class Manifest(_Part):
                 f"{self.items} vectors of {self.width} numbers have {wanted} chunks, not {len(self.chunks)}"
             )
         return self
+
+    @property
+    def items(self) -> int:
+        """Rows."""
+        return self.agreement.items
 
     @property
     def bytes(self) -> int:
@@ -143,7 +149,9 @@ def agreement(settings: SequenceSettings, catalogue: Catalogue) -> Agreement:
         ConfigError: the settings name an attribute that the items do not have.
     """
     texts = item_texts(catalogue, settings.attributes)
-    return Agreement(ids=_digest(catalogue.ids), texts=_digest(texts), item_tokens=settings.item_tokens)
+    return Agreement(
+        items=len(catalogue), ids=_digest(catalogue.ids), texts=_digest(texts), item_tokens=settings.item_tokens
+    )
 
 
 def sha256(content: bytes) -> str:
@@ -151,7 +159,7 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _digest(texts: Sequence[str] | Iterable[str]) -> str:
+def _digest(texts: Iterable[str]) -> str:
     """Return the SHA-256 over texts, each preceded by its length so that no two lists look alike."""
     digest = hashlib.sha256()
     for text in texts:
