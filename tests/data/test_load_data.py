@@ -39,7 +39,7 @@ def test_a_small_data_set_from_file_to_codes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("k_core", [0, 2])
 def test_the_catalogue_alone_is_that_of_the_data_set(tmp_path: Path, k_core: int) -> None:
-    rows = [f"u{u},0{(u + n) % 5},{n}" for u in range(3) for n in range(5)]
+    rows = [f"u{u},0{(u + n) % 5},{n}" for u in range(3) for n in range(12)]
     items = ITEMS.replace("Film 2", "")  # dropped for want of a title
     settings = write(tmp_path, "user,item,time\n" + "\n".join(rows), items)
     cleaning = CleaningSettings(k_core=k_core, missing_titles="drop", unknown_items="drop")
