@@ -34,8 +34,9 @@ from pplr.models.parts.settings import SplitPlacement
 from pplr.models.settings import GenerativeSettings
 from pplr.pki import Identity, Party, Role
 from pplr.trunk.build import LoadedTrunk, agreement, run_digest, split_placement
+from pplr.trunk.channel import OPTIONS
 from pplr.trunk.codecs import CODECS
-from pplr.trunk.connection import METHOD, OPTIONS
+from pplr.trunk.connection import METHOD
 from pplr.trunk.fields import Contract, HelloFields, Limits
 from pplr.trunk.remote import RemoteAccess
 from result_file import write_result

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pplr.config import Config, parse_config
 from pplr.config_template import suited_values, template_toml
 from pplr.federation.strategies import STRATEGIES
-from pplr.models.parts.settings import SplitPlacement
+from pplr.models.parts.settings import CataloguePlacement, SplitPlacement
 
 BACKBONES = ["sequence", "encoder", "generative"]
 
@@ -58,7 +58,7 @@ def uncommented(lines: str) -> str:
 
 
 def test_the_sections_are_found():
-    assert len(KINDS) == len(STRATEGIES) + 4 + 3 + 2 + 2
+    assert len(KINDS) == len(STRATEGIES) + 4 + 3 + 3 + 2
     assert {"data.columns", "data.cleaning", "data.split", "backbone.adapter"} <= {path for path, _ in SECTIONS}
 
 
@@ -107,6 +107,8 @@ def test_every_kind_can_be_chosen_and_uncommented(section, model, tmp_path):
     for name in section.split("."):
         value = getattr(value, name)
     required = {name: field.examples[0] for name, field in model.model_fields.items() if field.is_required()}
+    if model is CataloguePlacement:  # it always has a server, whose folder of certificates is found
+        required["certificates"] = str(tmp_path / "certificates")
     assert value == model(**required)
 
 

@@ -106,6 +106,22 @@ class Config(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _reads_vectors_only(self) -> Self:
+        if self.placement.kind != "catalogue":
+            return self
+        if not isinstance(self.backbone, SequenceSettings):
+            raise ValueError(  # noqa: TRY004 (pydantic turns only this one into a sentence)
+                "placement.kind = 'catalogue' serves the item vectors of the backbone 'sequence', and backbone.kind is "
+                f"{self.backbone.kind!r}, which reads texts itself. Set placement.kind to 'whole' or 'split'"
+            )
+        if self.backbone.adapters:
+            raise ValueError(
+                "backbone.adapters = true trains adapters in the language model, which with placement.kind = 'catalogue' "
+                "is at its server alone. Set backbone.adapters to false, or placement.kind to 'whole'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_a_row_per_client(self) -> Self:
         if self.placement.kind == "split" and self.placement.server is not None and self.strategy.pools_data:
             raise ValueError(

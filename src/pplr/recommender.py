@@ -19,11 +19,11 @@ from pplr.evaluation import top_items
 from pplr.federation.events import Observer, ignore
 from pplr.memory import enough_memory
 from pplr.models.backbone import Backbone, CatalogueScorer
-from pplr.run_folder import changed_since, check_origin, origin
+from pplr.run_folder import ITEM_VECTORS, changed_since, check_origin, recorded
 from pplr.runner import load_run
 from pplr.trunk.access import TrunkAccess
 from pplr.trunk.stub import StubTrunk
-from pplr.wiring import load_backbone, reach_trunk
+from pplr.wiring import load_backbone, made_from, reach_trunk
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,12 @@ class Recommender:
         """
         config, rows = load_run(Path(folder))
         dataset = load_dataset(config.data, Path())
-        backbone, files = load_backbone(config, dataset.catalogue, observer)
-        made_from = origin(dataset, files.digest, backbone.layout.digest)
-        check_origin(Path(folder), made_from, only=("items", "model", "parameters"))
-        changed = changed_since(Path(folder), made_from, only=("training events",))
+        vectors = recorded(Path(folder), ITEM_VECTORS)
+        backbone, files = load_backbone(config, dataset.catalogue, observer, vectors=vectors)
+        found = made_from(dataset, files, backbone)
+        known = [name for name in ("items", "model", ITEM_VECTORS, "parameters") if name in found]
+        check_origin(Path(folder), found, only=known)
+        changed = changed_since(Path(folder), found, only=("training events",))
         regrouped = config.clients.kind != "column" and bool(changed)
         trunk = reach_trunk(config, files, sorted(rows))
         return cls(config, rows, dataset, backbone, trunk=trunk, regrouped=regrouped)

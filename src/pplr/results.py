@@ -223,7 +223,7 @@ def _cost(parts: Parts, outcome: Outcome, rounds: list[dict[str, Any]]) -> dict[
         * (1 if sys.platform == "darwin" else 1024),
         "bytes_up": sum(r["bytes_up"] for r in rounds),
         "bytes_down": sum(r["bytes_down"] for r in rounds),
-        "wire": None if parts.trunk is None else parts.trunk.traffic(),
+        "wire": parts.traffic(),
         "parameters": layout.size,
         "shared_parameters": layout.shared,
     }

@@ -42,6 +42,9 @@ OWNED = (
 )
 """All that a run writes into its folder; nothing else in it is ever touched."""
 
+ITEM_VECTORS = "item vectors"
+"""What a run is also made from where a server has read the items with its language model."""
+
 Origin = Mapping[str, str]
 """Digests of what a run is made from, by name: see `origin`."""
 
@@ -213,6 +216,15 @@ def changed_since(folder: Path, made_from: Origin, only: Iterable[str] | None = 
             f"{path} is missing or damaged ({problem}), so nobody can tell what the run was made from. Bring it back "
             "from a copy, or run again with --overwrite."
         ) from problem
+
+
+def recorded(folder: Path, name: str) -> str | None:
+    """Return one digest of what a run was made from; None where there is none, or the mark is damaged."""
+    try:
+        found = json.loads((folder / MARK).read_text(encoding="utf-8"))["made_from"].get(name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def of_silos(folder: Path) -> bool:

@@ -29,7 +29,7 @@ from pplr.federation.messages import EvaluateTask, Report
 from pplr.memory import enough_memory
 from pplr.models.peft_format import export_adapter
 from pplr.results import Outcome, assemble, examples, measure_baselines, per_user_table
-from pplr.run_folder import ADAPTERS, CHECKPOINTS, CONFIG, EVENTS, EXAMPLES, METRICS, PER_USER, ROWS
+from pplr.run_folder import ADAPTERS, CHECKPOINTS, CONFIG, EVENTS, EXAMPLES, ITEM_VECTORS, METRICS, PER_USER, ROWS
 from pplr.shelf import Shelf
 from pplr.storage import write_bytes, write_folder, write_text
 from pplr.wiring import POOLED, Parts, prepare
@@ -138,7 +138,7 @@ def evaluate_run(folder: Path, observer: Observer = ignore) -> dict[str, Any]:
 
     config, rows = load_run(folder)
     before = read_metrics(folder).model_dump(mode="json", by_alias=True)
-    parts = prepare(config, observer)
+    parts = prepare(config, observer, vectors=run_folder.recorded(folder, ITEM_VECTORS))
     run_folder.check_origin(folder, parts.origin())
     _check_rows(folder, parts, rows)
     with parts.reached():

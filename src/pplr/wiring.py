@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from pplr.catalogue.fetch import ServedModel, fetch, kept
+from pplr.catalogue.manifest import agreement
 from pplr.config import Config
 from pplr.data import ClientAssignment, assign_clients, client_data, load, pool
 from pplr.data.clients import ColumnClients
@@ -24,11 +27,12 @@ from pplr.models.hub import Kind, ModelFiles, load_base, load_decoder, load_enco
 from pplr.models.hub.parts import load_parts
 from pplr.models.layout import Layout
 from pplr.models.parts import Which
-from pplr.models.parts.settings import PlacementSettings, SplitPlacement
+from pplr.models.parts.settings import CataloguePlacement, PlacementSettings, SplitPlacement
 from pplr.models.settings import EncoderSettings, GenerativeSettings, SequenceSettings
 from pplr.models.text import item_texts
 from pplr.models.vectors import encode, tokenise
-from pplr.run_folder import Origin, origin
+from pplr.pki import Identity, Role
+from pplr.run_folder import ITEM_VECTORS, Origin, origin
 from pplr.shelf import Shelf
 from pplr.trunk.access import TrunkAccess
 from pplr.trunk.stub import StubTrunk, Unassigned
@@ -77,7 +81,13 @@ class Parts:
 
     def origin(self) -> Origin:
         """Return digests of the data and the model, to tell later whether they have changed."""
-        return origin(self.dataset, self.model.digest, self.backbone.layout.digest)
+        return made_from(self.dataset, self.model, self.backbone)
+
+    def traffic(self) -> dict[str, Any] | None:
+        """Return the bytes that have travelled to and from a model's server; None where there is none."""
+        if isinstance(self.model, ServedModel):
+            return self.model.traffic
+        return None if self.trunk is None else self.trunk.traffic()
 
     def trainers(self) -> list[Client]:
         """Return the clients that train: one per owner, or one for all where the strategy pools the data."""
@@ -113,8 +123,23 @@ class Parts:
         ]
 
 
-def prepare(config: Config, observer: Observer, silo: str | None = None, shelf: Shelf | None = None) -> Parts:
+def made_from(dataset: Dataset, files: ModelFiles, backbone: Backbone[Any]) -> Origin:
+    """Return the digests of a run's origin, with that of its item vectors where a server has made them."""
+    found = origin(dataset, files.digest, backbone.layout.digest)
+    return {**found, ITEM_VECTORS: files.vectors} if isinstance(files, ServedModel) else found
+
+
+def prepare(
+    config: Config,
+    observer: Observer,
+    silo: str | None = None,
+    shelf: Shelf | None = None,
+    *,
+    vectors: str | None = None,
+) -> Parts:
     """Load data and model, and make the clients, or the one client `silo`; what lies on the `shelf` is not loaded again.
+
+    `vectors` is the digest of the item vectors that a finished run was made from, as for `load_backbone`.
 
     Raises:
         DataError, ModelError, ConfigError: with a sentence that says what to change.
@@ -137,7 +162,7 @@ def prepare(config: Config, observer: Observer, silo: str | None = None, shelf: 
         owners = (owner_called(owners, silo),)
     observer(Event("clients_made", data={"sizes": {owner.name: len(owner.users) for owner in owners}}))
     middle = time.perf_counter()
-    backbone, files = load_backbone(config, dataset.catalogue, observer, shelf)
+    backbone, files = load_backbone(config, dataset.catalogue, observer, silo, shelf, vectors=vectors)
     seconds = {"data": middle - started, "model": time.perf_counter() - middle}
     layout = backbone.layout
     sizes = {"model": files.name, "trained": layout.size, "shared": layout.shared, "seconds": seconds["model"]}
@@ -200,23 +225,57 @@ def _check_participation(config: Config, clients: int) -> None:
 
 
 def load_backbone(
-    config: Config, catalogue: Catalogue, observer: Observer, shelf: Shelf | None = None
+    config: Config,
+    catalogue: Catalogue,
+    observer: Observer,
+    silo: str | None = None,
+    shelf: Shelf | None = None,
+    *,
+    vectors: str | None = None,
 ) -> tuple[Backbone[Any], ModelFiles]:
     """Return the backbone that the configuration names over a catalogue, and the files of its language model.
 
-    What the strategy keeps from mixing is private in its layout. A backbone on the `shelf` serves once more with another
-    layout; its former users must be done with it.
+    What the strategy keeps from mixing is private in its layout. Item vectors that a server has are fetched as `silo`, or
+    as the coordinator; those of the digest `vectors` are not asked for where they are in the cache. A backbone on the
+    `shelf` serves once more with another layout; its former users must be done with it.
     """
-    made_from = (config.data, config.backbone, config.placement)
-    key = "\n".join([*(settings.model_dump_json() for settings in made_from), config.device])
+    used = (config.data, config.backbone, config.placement)
+    key = "\n".join([*(settings.model_dump_json() for settings in used), config.device, silo or "", vectors or ""])
 
     def make() -> tuple[Backbone[Any], ModelFiles, Layout]:
-        backbone, files = _backbone(config, catalogue, observer)
+        if isinstance(config.placement, CataloguePlacement):
+            backbone, files = _served(config, catalogue, observer, silo, vectors)
+        else:
+            backbone, files = _backbone(config, catalogue, observer)
         return backbone, files, backbone.layout
 
     backbone, files, layout = (Shelf() if shelf is None else shelf).get("backbone", key, make)
     backbone.layout = Layout(config.strategy.scope(layout.specs))
     return backbone, files
+
+
+def _served(
+    config: Config, catalogue: Catalogue, observer: Observer, silo: str | None, digest: str | None
+) -> tuple[Backbone[Any], ModelFiles]:
+    """Return the sequence backbone over item vectors of a server; no file of a language model is looked for."""
+    from pplr.models.sequence import SequenceBackbone
+
+    settings, placement = config.backbone, config.placement
+    if not isinstance(settings, SequenceSettings) or not isinstance(placement, CataloguePlacement):
+        raise ConfigError("Only the backbone 'sequence' reads item vectors of a server.")
+    device, wanted = choose_device(config.device), agreement(settings, catalogue)
+    found = None if digest is None else kept(digest, wanted)
+    if found is None:
+        identity = Identity(Role.COORDINATOR, "coordinator") if silo is None else Identity(Role.CLIENT, silo)
+        observer(Event("loading", data={"what": f"item vectors of {placement.server}"}, transient=True))
+        found = fetch(
+            placement,
+            identity,
+            wanted,
+            lambda text: observer(Event("loading", data={"what": text}, transient=True)),
+        )
+    backbone = SequenceBackbone(settings, catalogue, None, None, device, vectors=found.vectors)
+    return backbone, found.model(settings.model)
 
 
 def _backbone(config: Config, catalogue: Catalogue, observer: Observer) -> tuple[Backbone[Any], ModelFiles]:
@@ -282,24 +341,41 @@ def _pieces(placement: SplitPlacement) -> int:
 def _sequence(
     settings: SequenceSettings, catalogue: Catalogue, files: ModelFiles, device: torch.device, observer: Observer
 ) -> Backbone[Any]:
-    """Return the sequence backbone; item vectors come from the cache where they were computed before.
-
-    Without adapters the language model is not even loaded then.
-    """
+    """Return the sequence backbone; without adapters it has no language model, only its item vectors."""
     from pplr.models.sequence import SequenceBackbone
+
+    def tell() -> None:
+        observer(Event("loading", data={"what": f"{len(catalogue):,} item vectors"}, transient=True))
+
+    vectors = item_vectors(settings, catalogue, files, device, tell)
+    if not settings.adapters:
+        return SequenceBackbone(settings, catalogue, None, None, device, vectors=vectors)
+    model, tokenizer = load_base(files, device=device)
+    return SequenceBackbone(settings, catalogue, model, tokenizer, device, vectors=vectors)
+
+
+def item_vectors(
+    settings: SequenceSettings,
+    catalogue: Catalogue,
+    files: ModelFiles,
+    device: torch.device,
+    tell: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Return vectors [items, hidden] of all items, from the cache where they were computed before.
+
+    The language model is not even loaded then; `tell` is called before it is.
+    """
     from pplr.models.vector_cache import read_vectors, store_vectors, vectors_key
 
     texts = item_texts(catalogue, settings.attributes)
     key = vectors_key(files.digest, texts, settings.item_tokens)
     vectors = read_vectors(key, len(catalogue))
-    if vectors is not None and not settings.adapters:
-        return SequenceBackbone(settings, catalogue, None, None, device, vectors=vectors)
-    observer(Event("loading", data={"what": f"{len(catalogue):,} item vectors"}, transient=True))
-    model, tokenizer = load_base(files, device=device)
     if vectors is None:
+        tell()
+        model, tokenizer = load_base(files, device=device)
         vectors = encode(model, tokenise(tokenizer, texts, settings.item_tokens)).cpu()
         store_vectors(key, vectors)
-    return SequenceBackbone(settings, catalogue, model, tokenizer, device, vectors=vectors)
+    return vectors
 
 
 def choose_device(name: str) -> torch.device:

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from pplr.data import CleaningSettings, ColumnNames, DataSettings, GlobalTime, Part, load, load_dataset
+from pplr.data.load import load_catalogue
 from pplr.errors import DataError
 
 ITEMS = "item_id,title,genres\n" + "".join(f"0{n},Film {n},Drama|War\n" for n in range(6))
@@ -34,6 +35,19 @@ def test_a_small_data_set_from_file_to_codes(tmp_path: Path) -> None:
     assert test.users.tolist() == [0]
     assert test.histories[0].tolist() == [1, 5, 2]
     assert test.targets[0].tolist() == [2]
+
+
+@pytest.mark.parametrize("k_core", [0, 2])
+def test_the_catalogue_alone_is_that_of_the_data_set(tmp_path: Path, k_core: int) -> None:
+    rows = [f"u{u},0{(u + n) % 5},{n}" for u in range(3) for n in range(12)]
+    items = ITEMS.replace("Film 2", "")  # dropped for want of a title
+    settings = write(tmp_path, "user,item,time\n" + "\n".join(rows), items)
+    cleaning = CleaningSettings(k_core=k_core, missing_titles="drop", unknown_items="drop")
+    settings = settings.model_copy(update={"cleaning": cleaning})
+    assert load_catalogue(settings, tmp_path) == load_dataset(settings, tmp_path).catalogue
+    if not k_core:
+        (tmp_path / "events.csv").unlink()
+        assert load_catalogue(settings, tmp_path).ids == ("00", "01", "03", "04", "05")
 
 
 def test_the_demo_is_the_five_core_of_movietweetings(caplog: pytest.LogCaptureFixture) -> None:

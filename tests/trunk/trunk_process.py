@@ -32,10 +32,12 @@ def certificates(folder: Path, clients: tuple[str, ...] = CLIENTS) -> Path:
 class TrunkProcess:
     """`pplr trunk serve`, which can be killed and started again at the same port."""
 
+    serves = "trunk"
+
     def __init__(self, config: Path, state: Path, certificates: Path, *options: str) -> None:
         self.port = 0
         self._command = [
-            *(sys.executable, "-m", "pplr", "trunk", "serve", str(config), "--state", str(state)),
+            *(sys.executable, "-m", "pplr", self.serves, "serve", str(config), "--state", str(state)),
             *("--certificates", str(certificates), *options),
         ]
         self.lines: list[str] = []
@@ -49,7 +51,7 @@ class TrunkProcess:
         heard: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._listen, args=(self.process, heard), daemon=True).start()
         until = time.monotonic() + 120
-        while "Serving the trunk at" not in (line := heard.get(timeout=max(0.1, until - time.monotonic()))):
+        while f"Serving the {self.serves} at" not in (line := heard.get(timeout=max(0.1, until - time.monotonic()))):
             if not line:
                 raise AssertionError("the server ended: " + "".join(self.lines[-20:]))
         self.port = int(line.rpartition(":")[2])

@@ -13,6 +13,7 @@ from pplr.cli import (
     INTERRUPTED,
     audit,
     audit_log,
+    catalogue,
     compare,
     coordinator,
     data,
@@ -78,6 +79,7 @@ app.add_typer(deploy.app, name="deploy", rich_help_panel=OVER)
 app.add_typer(coordinator.app, name="coordinator", rich_help_panel=OVER)
 app.add_typer(silo.app, name="silo", rich_help_panel=OVER)
 app.add_typer(trunk.app, name="trunk", rich_help_panel=OVER)
+app.add_typer(catalogue.app, name="catalogue", rich_help_panel=OVER)
 app.add_typer(pki.app, name="pki", rich_help_panel=OVER)
 app.command("status", rich_help_panel=OVER)(status.status)
 app.command("plan", rich_help_panel=OVER)(plan.plan)

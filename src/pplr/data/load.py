@@ -87,6 +87,25 @@ def load(settings: DataSettings, base: Path) -> Loaded:
     return loaded
 
 
+def load_catalogue(settings: DataSettings, base: Path) -> Catalogue:
+    """Return the catalogue of a data set; the events are not even opened, unless a k-core makes it depend on them.
+
+    Raises:
+        DataError: one sentence per thing that is wrong with the files.
+    """
+    if settings.cleaning.k_core > 1:
+        return load_dataset(settings, base).catalogue
+    with _source_files(settings, base) as (_, item_path):
+        rows, name = read_table(item_path, settings.format, "items"), item_path.name
+    columns = choose_columns(rows.columns, ITEM_COLUMNS, settings.columns, name)
+    findings = Findings(problems=list(columns.problems))
+    _stop_at_problems(findings)
+    items, _ = clean_texts(item_table(rows, columns.columns, name, findings), settings.cleaning)
+    titled = drop_untitled(items, settings.cleaning.missing_titles == "drop", findings)
+    _stop_at_problems(findings)
+    return _catalogue(titled)
+
+
 def read_tables(settings: DataSettings, base: Path) -> Tables:
     """Return the checked and cleaned tables.
 

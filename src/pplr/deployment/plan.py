@@ -12,7 +12,7 @@ from pplr.address import Address
 from pplr.config import Config
 from pplr.data.clients import ColumnClients, made_names
 from pplr.errors import ConfigError, nearest
-from pplr.models.parts.settings import SplitPlacement
+from pplr.models.parts.settings import CataloguePlacement, SplitPlacement
 from pplr.pki import Identity, Role
 
 HOME = PurePosixPath("/srv/pplr")
@@ -81,9 +81,14 @@ def _wrong_placement(config: Config, coordinator: Address, trunk: Address | None
         yield (
             "placement.kind is 'split', so there is a trunk's server. Say where it will be: --trunk-address HOST:PORT."
         )
+    if isinstance(config.placement, CataloguePlacement):
+        yield (
+            "placement.kind is 'catalogue', and no folder is made for a catalogue's server. Set placement.kind to 'whole', "
+            "or set up each party by hand."
+        )
     if not split and trunk is not None:
         yield (
-            f"placement.kind is 'whole', so there is no trunk's server to be at {trunk}. Leave --trunk-address out, or "
+            f"placement.kind is {config.placement.kind!r}, so there is no trunk's server to be at {trunk}. Leave --trunk-address out, or "
             "set placement.kind to 'split'."
         )
     for address in (coordinator, trunk):

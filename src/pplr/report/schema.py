@@ -171,8 +171,8 @@ class Cost(_Part):
     bytes_down: int = Field(ge=0, description="What it would have carried to the clients, all rounds.")
     wire: dict[str, dict[str, FrameCount]] | None = Field(
         None,
-        description="Frames between clients and the trunk's server by direction (up: to the server, down: from it) and "
-        "kind; null where the model is not split over a network.",
+        description="Frames between clients and the model's server by direction (up: to the server, down: from it) and "
+        "kind; null where there is no such server.",
     )
     parameters: int = Field(ge=0, description="P: trained parameters of one client.")
     shared_parameters: int = Field(ge=0, description="Those of them that are mixed; the others stay with the client.")

@@ -19,7 +19,7 @@ from pplr import __version__
 from pplr.address import Address
 from pplr.config import Config
 from pplr.errors import ConfigError, RunError
-from pplr.models.parts.settings import SplitPlacement
+from pplr.models.parts.settings import WholePlacement
 from pplr.silos.keys import private_key, public_keys
 from pplr.storage import make_folder, write_text
 
@@ -58,9 +58,9 @@ class Security:
             )
 
     def of(self, config: Config) -> Config:
-        """Return a configuration by which the party shows the trunk's server these same certificates, if it has any."""
+        """Return a configuration by which the party shows a model's server these same certificates, if it has any."""
         placement = config.placement
-        if self.certificates is None or not isinstance(placement, SplitPlacement) or placement.server is None:
+        if self.certificates is None or isinstance(placement, WholePlacement) or placement.server is None:
             return config
         own = placement.model_copy(update={"certificates": str(self.certificates)})
         return config.model_copy(update={"placement": own})

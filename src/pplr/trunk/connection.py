@@ -19,8 +19,9 @@ from torch import Tensor
 
 from pplr.errors import RunError
 from pplr.pki import Party
+from pplr.trunk.channel import details_of, lasting, secure_channel
 from pplr.trunk.fields import HelloFields, WelcomeFields, welcome_of
-from pplr.trunk.frames import FRAME_BYTES, Frame, Kind, decoded, encoded
+from pplr.trunk.frames import Frame, Kind, decoded, encoded
 from pplr.trunk.journal import Journal, Sent
 from pplr.trunk.meter import Meter
 
@@ -28,26 +29,7 @@ METHOD = "/pplr.Trunk/Session"
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 """Seconds between two tries to reach a server, at first and at last."""
 
-OPTIONS = [
-    ("grpc.max_receive_message_length", FRAME_BYTES),
-    ("grpc.max_send_message_length", FRAME_BYTES),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-]
-
 log = logging.getLogger("pplr.trunk")
-
-
-def secure_channel(address: str, party: Party) -> grpc.Channel:
-    """Return a channel with mutual TLS."""
-    credentials = grpc.ssl_channel_credentials(party.authority, party.key, party.certificate)
-    return grpc.secure_channel(address, credentials, options=OPTIONS)
 
 
 class Connection:
@@ -166,7 +148,7 @@ class Connection:
                 was_there = self._broken()
                 if was_there:
                     pause, away_since = FIRST_PAUSE, time.monotonic()
-                why = _lasting(problem, self._address) or self._away_too_long(problem, away_since)
+                why = lasting(problem, self._address) or self._away_too_long(problem, away_since)
                 if why is not None:
                     self._fail(why)
                     return
@@ -181,7 +163,7 @@ class Connection:
             return None
         return RunError(
             f"The trunk's server at {self._address} has not been reached for {self._patience:g} s "
-            f"({_details(problem)}). Start it with `pplr trunk serve`, then go on with --resume."
+            f"({details_of(problem)}). Start it with `pplr trunk serve`, then go on with --resume."
         )
 
     def _next_hello(self) -> HelloFields:
@@ -247,33 +229,3 @@ class Connection:
 
 class Ended(Exception):
     """The server has left."""
-
-
-def _lasting(problem: Exception, address: str) -> RunError | None:
-    """Return the error if it is no use to try again."""
-    if not isinstance(problem, grpc.Call):
-        return None
-    code, details = problem.code(), _details(problem)
-    if code is grpc.StatusCode.UNAVAILABLE:
-        if "CERTIFICATE_VERIFY_FAILED" in details or "handshake" in details.lower():
-            return RunError(
-                f"The trunk's server at {address} and this party do not accept each other's certificates ({details}). "
-                "Make both with the same `pplr pki`, and name the server's address in its certificate (--host)."
-            )
-        return None
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED or "Concurrent RPC limit" in details:
-        return None
-    if code is grpc.StatusCode.PERMISSION_DENIED:
-        return RunError(f"The trunk's server at {address} does not let this party in: {details}")
-    return RunError(f"The trunk's server at {address} ended the session: {details}")
-
-
-def why_refused(problem: Exception, address: str) -> RunError:
-    """Return what a party is told that a server at `address` has not answered."""
-    return _lasting(problem, address) or RunError(
-        f"The trunk's server at {address} does not answer ({_details(problem)}). Is it running, and is this its address?"
-    )
-
-
-def _details(problem: Exception) -> str:
-    return str(problem.details()) if isinstance(problem, grpc.Call) else str(problem)

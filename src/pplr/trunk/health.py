@@ -11,7 +11,7 @@ from pplr.config import Config
 from pplr.errors import ConfigError, RunError
 from pplr.pki import Identity, Party, Role
 from pplr.trunk.build import split_placement
-from pplr.trunk.connection import secure_channel, why_refused
+from pplr.trunk.channel import secure_channel, why_refused
 
 HEALTH = "/grpc.health.v1.Health/Check"
 SERVING = b"\x08\x01"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from threading import Lock
 
-from pplr.trunk.frames import Kind
-
 
 class Meter:
     """Counts frames and their bytes; safe for threads. Sizes are those of frames, without TLS and HTTP/2 around them."""
@@ -16,11 +14,11 @@ class Meter:
         self._bytes: dict[str, Counter[str]] = {"up": Counter(), "down": Counter()}
         self._frames: dict[str, Counter[str]] = {"up": Counter(), "down": Counter()}
 
-    def count(self, direction: str, kind: Kind, size: int) -> None:
+    def count(self, direction: str, kind: str, size: int) -> None:
         """Count a frame that went "up" to the server or came "down" from it."""
         with self._lock:
-            self._bytes[direction][kind.value] += size
-            self._frames[direction][kind.value] += 1
+            self._bytes[direction][str(kind)] += size
+            self._frames[direction][str(kind)] += 1
 
     def totals(self) -> dict[str, dict[str, dict[str, int]]]:
         """Return {"up": {kind: {"frames": n, "bytes": n}}, "down": ...}."""

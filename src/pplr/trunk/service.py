@@ -19,6 +19,7 @@ from pplr.pki import Identity, Party, Revocations, Role
 from pplr.trunk.codecs import codec
 from pplr.trunk.connection import METHOD
 from pplr.trunk.desk import Desk
+from pplr.trunk.door import caller, opened
 from pplr.trunk.fields import HelloFields, fields_of
 from pplr.trunk.figures import Figures
 from pplr.trunk.frames import Frame, Kind, WireError
@@ -67,7 +68,7 @@ class TrunkServer:
             ConfigError: the address cannot be had.
         """
         server = self._made()
-        port = self._opened(server, address)
+        port = opened(server, address, self._party)
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._ending.set)
@@ -113,18 +114,6 @@ class TrunkServer:
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
         return server
 
-    def _opened(self, server: grpc.aio.Server, address: str) -> int:
-        party = self._party
-        credentials = grpc.ssl_server_credentials(
-            [(party.key, party.certificate)], root_certificates=party.authority, require_client_auth=True
-        )
-        try:
-            return int(server.add_secure_port(address, credentials))
-        except RuntimeError as problem:
-            raise ConfigError(
-                f"The server cannot listen at {address}: is another one there? Choose another port."
-            ) from problem
-
     async def _steps_finished(self) -> None:
         """Wait until no session has a step under way, or the time of grace is over."""
         until = asyncio.get_running_loop().time() + GRACE_SECONDS
@@ -155,8 +144,7 @@ class TrunkServer:
         Raises:
             RunError: its certificate was revoked, also since the session began.
         """
-        (certificate,) = context.auth_context()["x509_pem_cert"]
-        return self._revocations.judged(certificate)
+        return caller(context, self._revocations)
 
     async def _session(self, _: AsyncIterator[bytes], context: Any) -> None:
         identity = await self._identity(context)

@@ -1,4 +1,4 @@
-"""The section `[placement]` of the configuration: who holds which layers of the language model."""
+"""The section `[placement]` of the configuration: who holds which layers of the language model, if any."""
 
 from __future__ import annotations
 
@@ -61,9 +61,7 @@ class SplitPlacement(BaseModel):
     @field_validator("server")
     @classmethod
     def _is_an_address(cls, server: str | None) -> str | None:
-        if server is not None and not re.fullmatch(r"[\w.-]+:\d{1,5}|\[[0-9a-fA-F:.]+\]:\d{1,5}", server):
-            raise ValueError('write host:port, for example "127.0.0.1:7443"')
-        return server
+        return None if server is None else _address(server)
 
     @property
     def cut(self) -> Cut:
@@ -71,7 +69,34 @@ class SplitPlacement(BaseModel):
         return Cut(self.bottom, self.top)
 
 
+class CataloguePlacement(BaseModel):
+    """A server reads the items' texts with the language model, and a client fetches the vectors: it has no model.
+
+    For the backbone sequence.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["catalogue"] = "catalogue"
+    server: str = Field("127.0.0.1:7444", description="Where `pplr catalogue serve` has the vectors, as host:port.")
+    certificates: str = Field(
+        "certificates", description="Folder of `pplr pki init`, by which parties know each other."
+    )
+    wait_seconds: float = Field(120.0, gt=0, le=86_400, description="How long a server that is away is waited for.")
+
+    @field_validator("server")
+    @classmethod
+    def _is_an_address(cls, server: str) -> str:
+        return _address(server)
+
+
+def _address(server: str) -> str:
+    if not re.fullmatch(r"[\w.-]+:\d{1,5}|\[[0-9a-fA-F:.]+\]:\d{1,5}", server):
+        raise ValueError('write host:port, for example "127.0.0.1:7443"')
+    return server
+
+
 PlacementSettings = Annotated[
-    Union[WholePlacement, SplitPlacement],  # noqa: UP007
+    Union[WholePlacement, SplitPlacement, CataloguePlacement],  # noqa: UP007
     Field(discriminator="kind"),
 ]

@@ -1,0 +1,66 @@
+"""`pplr catalogue`: the server that reads the items with the language model, for clients that have none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pplr.cli.terminal import say
+from pplr.cores import share_cores
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Serve item vectors to clients that have no language model.",
+)
+
+
+@app.callback()
+def catalogue() -> None:
+    """Serve item vectors to clients that have no language model."""
+
+
+@app.command("serve")
+def serve(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration, TOML.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a value of the configuration; may be repeated."),
+    ] = None,
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 is any that is free.")
+    ] = "127.0.0.1:7444",
+    state: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for the vectors; what is in it is not computed again.")
+    ] = Path("catalogue-state"),
+    certificates: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of certificates; placement.certificates without.", show_default=False),
+    ] = None,
+    chunk_bytes: Annotated[
+        int, typer.Option(help="Bytes of vectors that travel at once, before they are compressed.")
+    ] = 1_048_576,
+) -> None:
+    """Read the items' public texts with the language model, and serve the vectors.
+
+    Clients are known by their certificates (`pplr pki`); the server shows that
+    of the trunk's server. It needs the item table and the model, and opens no
+    events. SIGTERM or Ctrl-C ends it.
+
+    Examples:
+      pplr catalogue serve shop.toml
+      pplr catalogue serve shop.toml --listen 0.0.0.0:7444 --state /var/lib/pplr
+    """
+    import asyncio
+    import logging
+
+    share_cores()
+    from pplr.catalogue.serving import open_server
+    from pplr.config import load_config
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    server = open_server(load_config(config, overrides or ()), state, certificates, chunk_bytes, tell=say)
+    host = listen.rpartition(":")[0]
+    asyncio.run(server.serve(listen, lambda port: say(f"Serving the catalogue at {host}:{port}")))
