@@ -129,7 +129,8 @@ class Schedule:
             jobs, pause = self._next()
             if not jobs:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await self._wake.wait()
                 continue
             started = time.monotonic()
             answers = await loop.run_in_executor(self._executor, self._desk.answers, [job.asked for job in jobs])

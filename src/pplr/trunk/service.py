@@ -192,7 +192,8 @@ class TrunkServer:
         while (before := self._sessions.get(name)) is not None:
             before.end(Replaced(f"Another session of {name} has begun."))
             try:
-                await asyncio.wait_for(before.gone.wait(), LEAVE_SECONDS)
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await before.gone.wait()
             except TimeoutError:  # gRPC may leave a handler hanging whose stream it has closed itself
                 log.warning("an older session of %s does not end: it is forgotten", name)
                 self._schedule.leave(before, before.client)

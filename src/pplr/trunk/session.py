@@ -88,7 +88,9 @@ class Stream:
         """
         data = await self.aside(encoded, frame)
         try:
-            await asyncio.wait_for(self._context.write(data), self._limits.idle_seconds)
+            # not wait_for: before Python 3.12 it loses a cancellation that meets the end of the write
+            async with asyncio.timeout(self._limits.idle_seconds):
+                await self._context.write(data)
         except TimeoutError as problem:
             raise Idle("Answers were not taken for too long, so the session was ended.") from problem
         self._figures.bytes.labels("down", frame.kind.value).inc(len(data))
