@@ -114,10 +114,11 @@ class Config(BaseModel):
                 "placement.kind = 'catalogue' serves the item vectors of the backbone 'sequence', and backbone.kind is "
                 f"{self.backbone.kind!r}, which reads texts itself. Set placement.kind to 'whole' or 'split'"
             )
-        if self.backbone.adapters:
+        if self.backbone.adapters and self.backbone.adapter_updates == "step":
             raise ValueError(
-                "backbone.adapters = true trains adapters in the language model, which with placement.kind = 'catalogue' "
-                "is at its server alone. Set backbone.adapters to false, or placement.kind to 'whole'"
+                "backbone.adapter_updates = 'step' reads items with the language model at every step, which with "
+                "placement.kind = 'catalogue' is at its server alone. Set backbone.adapter_updates to 'round', "
+                "backbone.adapters to false, or placement.kind to 'whole'"
             )
         return self
 

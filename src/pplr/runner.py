@@ -117,12 +117,12 @@ def _train(folder: Path, parts: Parts, resume: bool, observe: Observer) -> RunRe
 
 
 def _metered(observe: Observer, parts: Parts) -> Observer:
-    """Return an observer that adds to each finished round what has travelled to and from the trunk's server so far."""
+    """Return an observer that adds to each finished round what has travelled to and from a model's server so far."""
 
     def metering(event: Event) -> None:
         observe(event)
-        if event.name == "round_finished" and parts.trunk is not None:
-            observe(Event("traffic", event.round, data={"wire": parts.trunk.traffic()}))
+        if event.name == "round_finished" and parts.travels:
+            observe(Event("traffic", event.round, data={"wire": parts.traffic()}))
 
     return metering
 
@@ -185,7 +185,7 @@ def save_rows(folder: Path, parts: Parts, rows: Mapping[str, Tensor]) -> None:
                 target / name,
                 parts.backbone.layout,
                 row.cpu(),
-                parts.backbone.lora,
+                parts.backbone.adapted,
                 base_model=parts.model.name,
                 task_type="CAUSAL_LM" if parts.config.backbone.kind == "generative" else "FEATURE_EXTRACTION",
             )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pplr.catalogue.fetch import ServedModel, fetch, kept
 from pplr.catalogue.manifest import agreement
+from pplr.catalogue.reader import RemoteReader
 from pplr.config import Config
 from pplr.data import ClientAssignment, assign_clients, client_data, load, pool
 from pplr.data.clients import ColumnClients
@@ -34,6 +35,7 @@ from pplr.models.vectors import encode, tokenise
 from pplr.pki import Identity, Role
 from pplr.run_folder import ITEM_VECTORS, Origin, origin
 from pplr.shelf import Shelf
+from pplr.training.item_learning import LocalReader
 from pplr.trunk.access import TrunkAccess
 from pplr.trunk.stub import StubTrunk, Unassigned
 
@@ -82,6 +84,11 @@ class Parts:
     def origin(self) -> Origin:
         """Return digests of the data and the model, to tell later whether they have changed."""
         return made_from(self.dataset, self.model, self.backbone)
+
+    @property
+    def travels(self) -> bool:
+        """Something travels to and from a model's server in every round."""
+        return self.trunk is not None or (isinstance(self.model, ServedModel) and self.backbone.adapted is not None)
 
     def traffic(self) -> dict[str, Any] | None:
         """Return the bytes that have travelled to and from a model's server; None where there is none."""
@@ -264,9 +271,9 @@ def _served(
     if not isinstance(settings, SequenceSettings) or not isinstance(placement, CataloguePlacement):
         raise ConfigError("Only the backbone 'sequence' reads item vectors of a server.")
     device, wanted = choose_device(config.device), agreement(settings, catalogue)
+    identity = Identity(Role.COORDINATOR, "coordinator") if silo is None else Identity(Role.CLIENT, silo)
     found = None if digest is None else kept(digest, wanted)
     if found is None:
-        identity = Identity(Role.COORDINATOR, "coordinator") if silo is None else Identity(Role.CLIENT, silo)
         observer(Event("loading", data={"what": f"item vectors of {placement.server}"}, transient=True))
         found = fetch(
             placement,
@@ -274,7 +281,8 @@ def _served(
             wanted,
             lambda text: observer(Event("loading", data={"what": text}, transient=True)),
         )
-    backbone = SequenceBackbone(settings, catalogue, None, None, device, vectors=found.vectors)
+    reader = RemoteReader(placement, identity, found.manifest, found.meter) if settings.adapters else None
+    backbone = SequenceBackbone(settings, catalogue, None, None, device, vectors=found.vectors, reader=reader)
     return backbone, found.model(settings.model)
 
 
@@ -350,8 +358,21 @@ def _sequence(
     vectors = item_vectors(settings, catalogue, files, device, tell)
     if not settings.adapters:
         return SequenceBackbone(settings, catalogue, None, None, device, vectors=vectors)
+    if settings.adapter_updates == "round":
+        reader = item_reader(settings, catalogue, files, device)
+        return SequenceBackbone(settings, catalogue, None, None, device, vectors=vectors, reader=reader)
     model, tokenizer = load_base(files, device=device)
     return SequenceBackbone(settings, catalogue, model, tokenizer, device, vectors=vectors)
+
+
+def item_reader(
+    settings: SequenceSettings, catalogue: Catalogue, files: ModelFiles, device: torch.device
+) -> LocalReader:
+    """Return the language model that reads the items, with the adapters of these settings in it."""
+    from pplr.models.sequence import item_tokens
+
+    model, tokenizer = load_base(files, device=device)
+    return LocalReader(model, item_tokens(settings, catalogue, tokenizer), settings.adapter, settings.live_items)
 
 
 def item_vectors(

@@ -244,7 +244,7 @@ def test_damaged_chunks_are_said_and_mended(served: Served, tmp_path: Path, clie
     fetched = fetch(config.placement, COORDINATOR, wanted)
     here = cache_folder() / "catalogue" / fetched.manifest.vectors
     (here / "000005.chunk").write_bytes(b"garbage")
-    assert fetch(config.placement, COORDINATOR, wanted).traffic["down"]["chunk"]["frames"] == 1
+    assert fetch(config.placement, COORDINATOR, wanted).meter.totals()["down"]["chunk"]["frames"] == 1
     folder = VectorFolder.opened(here)
     assert folder is not None
     assert folder.missing() == []
@@ -266,12 +266,6 @@ def test_no_folder_is_made_for_a_catalogues_server(files: Path) -> None:
     config = configuration(files, placement={"kind": "catalogue"})
     with pytest.raises(ConfigError, match="no folder is made for a catalogue's server"):
         planned(config, Address("coordinator.example.org", 7000), silos=("shop-1",))
-
-
-def test_adapters_of_a_model_elsewhere_are_refused(files: Path) -> None:
-    own = {"kind": "sequence", "model": "minilm", "adapters": True}
-    with pytest.raises(ConfigError, match=r"backbone\.adapters = true trains adapters"):
-        configuration(files, backbone=own, placement={"kind": "catalogue"})
 
 
 def test_a_configuration_of_a_whole_model_has_no_catalogue_to_serve(files: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import tiny
 from pplr.catalogue.chunks import assembled, packed, raw_bytes, unpacked
 from pplr.catalogue.folder import VectorFolder
 from pplr.catalogue.manifest import agreement, parsed
-from pplr.catalogue.serving import stored
+from pplr.catalogue.stored import stored
 from pplr.errors import RunError
 from pplr.models.hub import Kind, ModelFiles
 from pplr.models.sequence import SequenceSettings

@@ -7,7 +7,6 @@ and exponents, which resemble each other, then stand side by side for zlib.
 from __future__ import annotations
 
 import hashlib
-import sys
 import zlib
 from collections.abc import Iterable, Iterator
 
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pplr.catalogue.manifest import FLOAT_BYTES, Manifest
+from pplr.catalogue.manifest import FLOAT_BYTES, Manifest, ServedAdapters
 from pplr.errors import RunError
 
 LEVEL = 6
@@ -26,6 +25,37 @@ def raw_bytes(vectors: Tensor) -> bytes:
     """Return vectors [items, width] as float32, little-endian."""
     numbers = vectors.detach().cpu().contiguous().float().numpy()
     return numbers.astype("<f4", copy=False).tobytes()
+
+
+def sizes(total: int, chunk_bytes: int) -> list[int]:
+    """Return the bytes of each chunk of `total` bytes."""
+    return [min(chunk_bytes, total - start) for start in range(0, total, chunk_bytes)]
+
+
+def numbers(raw: bytes | bytearray) -> Tensor:
+    """Return the float32 numbers in little-endian bytes.
+
+    Raises:
+        RunError: one of them is not finite.
+    """
+    values = np.frombuffer(raw, "<f4").astype("=f4")
+    if not bool(np.isfinite(values).all()):
+        raise RunError("A number that is not finite came over the wire.")
+    return torch.from_numpy(values)
+
+
+def named_factors(raw: bytes, adapters: ServedAdapters) -> dict[str, Tensor]:
+    """Return the factors, by name, whose numbers travelled as `raw`.
+
+    Raises:
+        RunError: one of them is not finite.
+    """
+    values, named, start = numbers(raw), {}, 0
+    for factor in adapters.factors:
+        size = factor.rows * factor.columns
+        named[factor.name] = values[start : start + size].view(factor.rows, factor.columns)
+        start += size
+    return named
 
 
 def packed(raw: bytes, chunk_bytes: int) -> Iterator[bytes]:
@@ -63,9 +93,4 @@ def assembled(manifest: Manifest, chunks: Iterable[bytes]) -> Tensor:
         raw += unpacked(chunk, manifest.bytes_of(number))
     if hashlib.sha256(raw).hexdigest() != manifest.vectors:
         raise RunError("The item vectors do not have the digest that their manifest says. Start their server again.")
-    if sys.byteorder == "big":
-        raw = bytearray(np.frombuffer(raw, "<f4").astype("=f4").tobytes())
-    vectors = torch.frombuffer(raw, dtype=torch.float32).reshape(manifest.items, manifest.width)
-    if not bool(torch.isfinite(vectors).all()):
-        raise RunError("The item vectors of the catalogue's server hold a number that is not finite.")
-    return vectors
+    return numbers(raw).reshape(manifest.items, manifest.width)

@@ -8,7 +8,11 @@ A client's folder may lack chunks: those are what it still has to fetch. A file 
 
 from __future__ import annotations
 
+import os
+import shutil
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
@@ -19,6 +23,8 @@ from pplr.errors import RunError
 from pplr.storage import make_folder, write_bytes
 
 MANIFEST = "manifest.json"
+IDLE_SECONDS = 600.0
+"""What was used since is not deleted: somebody may still read it."""
 
 
 class VectorFolder:
@@ -27,7 +33,7 @@ class VectorFolder:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         """Use the chunks in a folder as far as they are those of `manifest`."""
         self.path = path
-        self.manifest = manifest
+        self.manifest: Manifest = manifest
 
     @classmethod
     def opened(cls, path: Path) -> VectorFolder | None:
@@ -58,6 +64,11 @@ class VectorFolder:
         """Return where a chunk is."""
         return self.path / f"{number:06}.chunk"
 
+    def used(self) -> None:
+        """Note that the folder was used now."""
+        with suppress(OSError):  # somebody has deleted it meanwhile
+            os.utime(self.path)
+
     def missing(self) -> list[int]:
         """Return the numbers of chunks that are not there as the manifest says."""
         return [number for number, chunk in enumerate(self._chunks()) if chunk is None]
@@ -78,3 +89,12 @@ class VectorFolder:
                 yield None
                 continue
             yield content if sha256(content) == expected.digest else None
+
+
+def prune(parent: Path, keep: int) -> None:
+    """Delete the folders in `parent` but the `keep` that were used last, and what was used in the last ten minutes."""
+    before = time.time() - IDLE_SECONDS
+    folders = sorted((p for p in parent.iterdir() if p.is_dir()), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in folders[keep:]:
+        if path.stat().st_mtime < before:
+            shutil.rmtree(path, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable
 from typing import Annotated, Literal, Self
@@ -11,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pplr.data.dataset import Catalogue
 from pplr.errors import RunError
+from pplr.models.layout import ParameterSpec
+from pplr.models.lora import AdapterSettings, factor_spec
 from pplr.models.sequence import SequenceSettings
 from pplr.models.text import item_texts
 
@@ -22,7 +25,9 @@ MANIFEST_BYTES = 16 * 2**20
 
 SERVICE = "pplr.Catalogue"
 MANIFEST_METHOD, CHUNK_METHOD = f"/{SERVICE}/Manifest", f"/{SERVICE}/Chunk"
-"""The calls: nothing in and a manifest out; a request for a chunk in, and its bytes out."""
+"""The calls that read: nothing in and a manifest out; a request for a chunk in, and its bytes out."""
+ENCODE_METHOD, LEARN_METHOD = f"/{SERVICE}/Encode", f"/{SERVICE}/Learn"
+"""The calls that compute, where adapters are trained. In: a request in JSON, then chunks. Out: a manifest, or chunks."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -40,6 +45,7 @@ class Agreement(_Part):
         texts: SHA-256 of their texts, in order.
         item_tokens: tokens of a text that are read.
         pooling: how states become a vector.
+        adapters: the settings of adapters that are trained, in JSON; "none" where there are none.
     """
 
     items: int = Field(ge=1, le=2**32)
@@ -47,6 +53,7 @@ class Agreement(_Part):
     texts: Digest
     item_tokens: int = Field(ge=1)
     pooling: Literal["mean"] = "mean"
+    adapters: str = Field("none", max_length=10_000)
 
     def differences(self, other: Agreement) -> list[str]:
         """Return words for each thing in which a server's agreement is another."""
@@ -60,6 +67,7 @@ _WORDS = {
     "texts": "the items' texts (digest {0:.12} here, {1:.12} there)",
     "item_tokens": "backbone.item_tokens ({0} here, {1} there)",
     "pooling": "the pooling ({0} here, {1} there)",
+    "adapters": "backbone.adapters, adapter or live_items ({0} here, {1} there)",
 }
 
 
@@ -75,6 +83,36 @@ class Chunk(_Part):
     size: int = Field(ge=1, le=2 * MOST_CHUNK)
 
 
+class Factor(_Part):
+    """One factor of an adapter: the module's path with `.lora_A` or `.lora_B`, and its shape."""
+
+    name: str = Field(max_length=1_000, pattern=r"\.lora_[AB]$")
+    rows: int = Field(ge=1, le=2**20)
+    columns: int = Field(ge=1, le=2**20)
+
+    @property
+    def spec(self) -> ParameterSpec:
+        """The parameter that a client trains."""
+        return factor_spec(self.name, (self.rows, self.columns))
+
+
+class ServedAdapters(_Part):
+    """The adapters in the server's language model.
+
+    Attributes:
+        settings: theirs, with the maps that are adapted.
+        factors: theirs, in the order in which their numbers travel.
+    """
+
+    settings: AdapterSettings
+    factors: tuple[Factor, ...] = Field(min_length=1, max_length=100_000)
+
+    @property
+    def bytes(self) -> int:
+        """Of all factors."""
+        return sum(factor.rows * factor.columns for factor in self.factors) * FLOAT_BYTES
+
+
 class Manifest(_Part):
     """Item vectors, float32, row after row in the order of the catalogue.
 
@@ -86,6 +124,7 @@ class Manifest(_Part):
         chunk_bytes: bytes of each chunk but the last before they were compressed.
         vectors: SHA-256 of all numbers, little-endian: the name of these vectors.
         chunks: the pieces, in order.
+        adapters: those that a client may train; None where there are none.
     """
 
     version: Literal[1] = 1
@@ -96,6 +135,7 @@ class Manifest(_Part):
     chunk_bytes: int = Field(ge=LEAST_CHUNK, le=MOST_CHUNK, multiple_of=FLOAT_BYTES)
     vectors: Digest
     chunks: tuple[Chunk, ...]
+    adapters: ServedAdapters | None = None
 
     @model_validator(mode="after")
     def _chunks_make_up_the_vectors(self) -> Self:
@@ -119,6 +159,24 @@ class Manifest(_Part):
     def bytes_of(self, number: int) -> int:
         """Return the bytes of a chunk before they were compressed."""
         return min(self.chunk_bytes, self.bytes - number * self.chunk_bytes)
+
+
+class EncodeRequest(_Part):
+    """Which vectors are to be made anew; the adapters follow in chunks."""
+
+    vectors: Digest
+
+
+class LearnRequest(_Part):
+    """How adapters are to be trained (`models.item_reader.Lesson`); they follow in chunks, and then the gradient."""
+
+    vectors: Digest
+    frozen: tuple[Annotated[str, Field(max_length=1_000)], ...] = Field(max_length=100_000)
+    rate: float = Field(ge=0, le=1, allow_inf_nan=False)
+    warmup: int = Field(ge=0, le=10**9)
+    weight_decay: float = Field(ge=0, le=1, allow_inf_nan=False)
+    clip_norm: float = Field(gt=0, allow_inf_nan=False)
+    seed: int = Field(ge=0, lt=2**63)
 
 
 class ChunkRequest(_Part):
@@ -149,8 +207,13 @@ def agreement(settings: SequenceSettings, catalogue: Catalogue) -> Agreement:
         ConfigError: the settings name an attribute that the items do not have.
     """
     texts = item_texts(catalogue, settings.attributes)
+    adapters = {**settings.adapter.model_dump(), "live_items": settings.live_items}
     return Agreement(
-        items=len(catalogue), ids=_digest(catalogue.ids), texts=_digest(texts), item_tokens=settings.item_tokens
+        items=len(catalogue),
+        ids=_digest(catalogue.ids),
+        texts=_digest(texts),
+        item_tokens=settings.item_tokens,
+        adapters=json.dumps(adapters, sort_keys=True) if settings.adapters else "none",
     )
 
 

@@ -6,22 +6,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from pplr.catalogue.chunks import packed, raw_bytes
+from pplr.catalogue.adapting import Adapting
 from pplr.catalogue.folder import VectorFolder
-from pplr.catalogue.manifest import FLOAT_BYTES, LEAST_CHUNK, MOST_CHUNK, Agreement, Chunk, Manifest, agreement, sha256
+from pplr.catalogue.manifest import FLOAT_BYTES, LEAST_CHUNK, MOST_CHUNK, Factor, ServedAdapters, agreement, sha256
 from pplr.catalogue.service import CatalogueServer
+from pplr.catalogue.stored import stored
 from pplr.config import Config
 from pplr.data.load import load_catalogue
 from pplr.errors import ConfigError
-from pplr.models.hub import ModelFiles, resolve
+from pplr.models.hub import resolve
+from pplr.models.item_reader import ItemReader
 from pplr.models.parts.settings import CataloguePlacement
 from pplr.models.settings import SequenceSettings
-from pplr.storage import write_folder
-from pplr.wiring import choose_device, item_vectors
+from pplr.wiring import choose_device, item_reader, item_vectors
 
 CHUNK_BYTES = 2**20
+KEEP = 32
+"""Vectors of adapters that stay on the server's disk: two for each of a few clients."""
 
 
 def open_server(
@@ -29,6 +31,7 @@ def open_server(
     state: Path,
     certificates: Path | None,
     chunk_bytes: int = CHUNK_BYTES,
+    keep: int = KEEP,
     tell: Callable[[str], None] = lambda text: None,
 ) -> CatalogueServer:
     """Return a server with the item vectors that `config` describes, computed unless `state` has them already.
@@ -55,42 +58,25 @@ def open_server(
     wanted = agreement(settings, catalogue)
     path = state / sha256(f"{files.digest} {chunk_bytes} {wanted.model_dump_json()}".encode())[:32]
     folder = VectorFolder.opened(path)
+    device = choose_device(config.device)
+    reader = item_reader(settings, catalogue, files, device) if settings.adapters else None
     if folder is None or folder.missing():
         tell(f"Reading {len(catalogue):,} items with {files.name}.")
-        vectors = item_vectors(settings, catalogue, files, choose_device(config.device))
-        folder = stored(path, vectors, wanted, files, chunk_bytes)
+        vectors = item_vectors(settings, catalogue, files, device)
+        folder = stored(path, vectors, wanted, files, chunk_bytes, None if reader is None else served_adapters(reader))
     manifest = folder.manifest
     size = sum(chunk.size for chunk in manifest.chunks)
     tell(
         f"{manifest.items:,} vectors of {manifest.width} numbers, {size / 1e6:,.1f} MB in {len(manifest.chunks)} chunks, "
         f"digest {manifest.vectors[:12]}."
     )
-    return CatalogueServer(folder, server_certificates)
+    adapting = None
+    if reader is not None and manifest.adapters is not None:
+        adapting = Adapting(reader, files, folder, manifest.adapters, keep)
+    return CatalogueServer(folder, server_certificates, adapting)
 
 
-def stored(path: Path, vectors: Tensor, made_from: Agreement, files: ModelFiles, chunk_bytes: int) -> VectorFolder:
-    """Write vectors [items, width] into a folder, whole or not at all, and return it.
-
-    Raises:
-        StorageError: the disk is full or not writable.
-    """
-    raw = raw_bytes(vectors)
-    chunks = list(packed(raw, chunk_bytes))
-    manifest = Manifest(
-        agreement=made_from,
-        model=files.name,
-        weights=files.digest,
-        width=vectors.shape[1],
-        chunk_bytes=chunk_bytes,
-        vectors=sha256(raw),
-        chunks=tuple(Chunk(digest=sha256(chunk), size=len(chunk)) for chunk in chunks),
-    )
-
-    def fill(target: Path) -> None:
-        new = VectorFolder(target, manifest)
-        new.write_manifest()
-        for number, chunk in enumerate(chunks):
-            new.write_chunk(number, chunk)
-
-    write_folder(path, fill)
-    return VectorFolder(path, manifest)
+def served_adapters(reader: ItemReader) -> ServedAdapters:
+    """Return what clients are told of a reader's adapters."""
+    factors = tuple(Factor(name=spec.name, rows=spec.shape[0], columns=spec.shape[1]) for spec in reader.specs)
+    return ServedAdapters(settings=reader.settings, factors=factors)

@@ -42,12 +42,16 @@ def serve(
     chunk_bytes: Annotated[
         int, typer.Option(help="Bytes of vectors that travel at once, before they are compressed.")
     ] = 1_048_576,
+    keep: Annotated[
+        int, typer.Option(min=1, help="Vectors with trained adapters that are kept; two per client spare work.")
+    ] = 32,
 ) -> None:
     """Read the items' public texts with the language model, and serve the vectors.
 
     Clients are known by their certificates (`pplr pki`); the server shows that
     of the trunk's server. It needs the item table and the model, and opens no
-    events. SIGTERM or Ctrl-C ends it.
+    events. With backbone.adapters it also trains them, for each client along
+    the gradient that it sends once a round. SIGTERM or Ctrl-C ends it.
 
     Examples:
       pplr catalogue serve shop.toml
@@ -61,6 +65,6 @@ def serve(
     from pplr.config import load_config
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
-    server = open_server(load_config(config, overrides or ()), state, certificates, chunk_bytes, tell=say)
+    server = open_server(load_config(config, overrides or ()), state, certificates, chunk_bytes, keep, tell=say)
     host = listen.rpartition(":")[0]
     asyncio.run(server.serve(listen, lambda port: say(f"Serving the catalogue at {host}:{port}")))

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from pplr.data.dataset import Ints, Queries, Ragged
+from pplr.models.item_reader import Lesson
 from pplr.models.layout import Layout
-from pplr.models.lora import Lora
+from pplr.models.lora import Adapted, Lora
 from pplr.models.parts.passing import Trunk
 
 Parameters = Mapping[str, Tensor]
@@ -94,6 +95,11 @@ class Backbone(ABC, Generic[E]):
     items: int
     selects_by: Literal["ndcg@10", "loss"]
 
+    @property
+    def adapted(self) -> Adapted | None:
+        """The adapters inside the language model, wherever it is, or None where only a head is trained."""
+        return self.lora
+
     def behind(self, trunk: Trunk) -> Self:
         """Return this recommender with its layers between bottom and top in `trunk`.
 
@@ -121,6 +127,15 @@ class Backbone(ABC, Generic[E]):
     @abstractmethod
     def loss(self, parameters: Parameters, catalogue: Tensor | None, examples: E, rows: Ints, training: bool) -> Loss:
         """Return the loss of the examples `rows`; `training` switches dropout on (drawn from torch's generator)."""
+
+    def end_round(
+        self, parameters: Parameters, catalogue: Tensor | None, examples: E, batch_tokens: int, lesson: Lesson
+    ) -> Mapping[str, Tensor]:
+        """Return new values of those parameters that are trained once a round, behind all steps; most have none.
+
+        Arguments are those of `loss`; batches hold `batch_tokens`.
+        """
+        return {}
 
     @abstractmethod
     def scorer(self, parameters: Parameters, catalogue: Tensor | None = None) -> CatalogueScorer:

@@ -53,6 +53,20 @@ class AdapterSettings(BaseModel):
     )
 
 
+FACTOR_A, FACTOR_B = ".lora_A", ".lora_B"
+
+
+def factor_spec(name: str, shape: tuple[int, int]) -> ParameterSpec:
+    """Return the parameter of one factor; its name says which one it is.
+
+    Raises:
+        ValueError: it is neither A nor B.
+    """
+    if not name.endswith((FACTOR_A, FACTOR_B)):
+        raise ValueError(f"{name!r} is no factor of an adapter.")
+    return ParameterSpec(name, shape, kaiming if name.endswith(FACTOR_A) else zeros)
+
+
 class Draws:
     """Where one map's dropout is drawn from: a generator per piece of the batch, each of a size of its own.
 
@@ -130,6 +144,21 @@ class Elsewhere(Protocol):
         """Have their dropout applied inside the block."""
 
 
+class Adapted(Protocol):
+    """What is known of a model's adapters also where the model is not.
+
+    Attributes:
+        settings: rank, scale, dropout; `settings.targets` is what was really adapted.
+        specs: two parameters per map, as `Lora.specs`.
+    """
+
+    @property
+    def settings(self) -> AdapterSettings: ...  # noqa: D102
+
+    @property
+    def specs(self) -> tuple[ParameterSpec, ...]: ...  # noqa: D102
+
+
 class Lora:
     """The adapted maps of one model.
 
@@ -159,8 +188,8 @@ class Lora:
             spec
             for path, module in self._modules.items()
             for spec in (
-                ParameterSpec(f"{path}.lora_A", (settings.rank, module.base.in_features), kaiming),
-                ParameterSpec(f"{path}.lora_B", (module.base.out_features, settings.rank), zeros),
+                factor_spec(f"{path}{FACTOR_A}", (settings.rank, module.base.in_features)),
+                factor_spec(f"{path}{FACTOR_B}", (module.base.out_features, settings.rank)),
             )
         )
 

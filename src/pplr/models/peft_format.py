@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pplr.errors import ModelError
 from pplr.models.layout import Layout, ParameterSpec
-from pplr.models.lora import Lora
+from pplr.models.lora import FACTOR_A, FACTOR_B, Adapted
 from pplr.storage import write_folder, write_text
 
 CONFIG, ADAPTER, HEAD = "adapter_config.json", "adapter_model.safetensors", "head.safetensors"
@@ -36,7 +36,7 @@ PLAIN: dict[str, tuple[Any, ...]] = {
 
 
 def export_adapter(
-    folder: Path, layout: Layout, row: Tensor, lora: Lora | None, *, base_model: str, task_type: str
+    folder: Path, layout: Layout, row: Tensor, lora: Adapted | None, *, base_model: str, task_type: str
 ) -> None:
     """Write `row` [P] as a folder that PEFT loads; `folder` is written whole or not at all.
 
@@ -66,7 +66,7 @@ def export_adapter(
     write_folder(folder, fill)
 
 
-def import_adapter(folder: Path, layout: Layout, row: Tensor, lora: Lora | None = None) -> Tensor:
+def import_adapter(folder: Path, layout: Layout, row: Tensor, lora: Adapted | None = None) -> Tensor:
     """Return a copy of `row` [P] in which everything that the folder holds is replaced by what the folder holds.
 
     Args:
@@ -81,7 +81,7 @@ def import_adapter(folder: Path, layout: Layout, row: Tensor, lora: Lora | None 
     specs = {spec.name: spec for spec in layout.specs}
     result = row.detach().clone()
     views = layout.views(result)
-    factors = [name for name in specs if name.endswith((".lora_A", ".lora_B"))]
+    factors = [name for name in specs if name.endswith((FACTOR_A, FACTOR_B))]
     if factors:
         _check_config(folder, lora)
         adapter = _load(folder / ADAPTER)
@@ -97,7 +97,7 @@ def import_adapter(folder: Path, layout: Layout, row: Tensor, lora: Lora | None 
     return result
 
 
-def _config(lora: Lora, base_model: str, task_type: str) -> dict[str, Any]:
+def _config(lora: Adapted, base_model: str, task_type: str) -> dict[str, Any]:
     scale = lora.settings.scale
     return {
         "peft_type": "LORA",
@@ -114,7 +114,7 @@ def _config(lora: Lora, base_model: str, task_type: str) -> dict[str, Any]:
     }
 
 
-def _check_config(folder: Path, lora: Lora | None) -> None:
+def _check_config(folder: Path, lora: Adapted | None) -> None:
     """Refuse what is not plain LoRA, or scales its update in another way than `lora`."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

@@ -10,9 +10,9 @@ The language model turns each item's public text into one vector; a history is a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -25,8 +25,9 @@ from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
 from pplr.models.backbone import Backbone, CatalogueScorer, Loss, Parameters
 from pplr.models.batching import padded, sorted_batches
+from pplr.models.item_reader import ItemReader, Lesson
 from pplr.models.layout import Layout, ParameterSpec, kaiming, zeros
-from pplr.models.lora import AdapterSettings, Lora
+from pplr.models.lora import Adapted, AdapterSettings, Lora
 from pplr.models.sequence_network import hidden_states, last_states, network_specs
 from pplr.models.text import item_texts
 from pplr.models.vectors import Tokens, encode, standardised, text_vectors, tokenise
@@ -63,8 +64,13 @@ class SequenceSettings(BaseModel):
     adapters: bool = Field(
         False, description="Also train adapters in the language model; item vectors are then refreshed every round."
     )
+    adapter_updates: Literal["step", "round"] = Field(
+        "step",
+        description="With adapters: trained at every step on items of its batch, or once a round along the gradient of "
+        "all items, as placement.kind = 'catalogue' needs it.",
+    )
     live_items: int = Field(
-        32, ge=1, description="With adapters: items per batch whose text is read anew, for gradients."
+        32, ge=1, description="With adapters: items per step whose text is read anew, for gradients."
     )
     adapter: AdapterSettings = Field(default=AdapterSettings(), description="Used where adapters = true.")
 
@@ -129,8 +135,11 @@ class SequenceBackbone(Backbone[ItemSequences]):
         device: torch.device,
         *,
         vectors: Tensor | None = None,
+        reader: ItemReader | None = None,
     ) -> None:
         """Make the backbone of a language model (`body` and `tokenizer`), or of its `vectors` [items, hidden] alone.
+
+        Where adapters are trained once a round, a `reader` stands for the language model.
 
         Raises:
             ConfigError: adapters shall be trained, but there is no language model.
@@ -138,8 +147,9 @@ class SequenceBackbone(Backbone[ItemSequences]):
         self.settings = settings
         self.device = device
         self.items = len(catalogue)
-        self._reader = None if body is None else _ItemReader(body, _item_tokens(settings, catalogue, tokenizer))
-        if self._reader is None and (vectors is None or settings.adapters):
+        self.reader = reader if settings.adapters and settings.adapter_updates == "round" else None
+        self._reader = None if body is None else _ItemReader(body, item_tokens(settings, catalogue, tokenizer))
+        if self._reader is None and (vectors is None or (settings.adapters and self.reader is None)):
             raise ConfigError("The sequence backbone needs a language model: none was given.")
         raw = self._reader.encode() if vectors is None and self._reader else vectors
         if raw is None:
@@ -147,8 +157,19 @@ class SequenceBackbone(Backbone[ItemSequences]):
         raw = raw.to(device)
         self._mean, self._deviation = raw.mean(0), raw.std(0).clamp(min=1e-6)
         self.vectors = standardised(raw)
-        self.lora = Lora(body, settings.adapter) if settings.adapters and body is not None else None
-        self.layout = Layout([*self._head_specs(), *(self.lora.specs if self.lora else ())])
+        at_steps = settings.adapters and self.reader is None
+        self.lora = Lora(body, settings.adapter) if at_steps and body is not None else None
+        self.layout = Layout([*self._head_specs(), *self._adapter_specs()])
+
+    @property
+    def adapted(self) -> Adapted | None:
+        """The adapters in the language model, here or elsewhere."""
+        return self.reader or self.lora
+
+    def _adapter_specs(self) -> Sequence[ParameterSpec]:
+        if self.reader is not None:  # they stand still, undecayed, while the head is trained
+            return [replace(spec, decay=False) for spec in self.reader.specs]
+        return self.lora.specs if self.lora else ()
 
     def _head_specs(self) -> list[ParameterSpec]:
         s = self.settings
@@ -181,6 +202,9 @@ class SequenceBackbone(Backbone[ItemSequences]):
 
     def encode_catalogue(self, parameters: Parameters) -> Tensor | None:
         """Return [items, hidden] text vectors with these parameters' adapters, or None where the model has none."""
+        if self.reader is not None:
+            adapters = {spec.name: parameters[spec.name] for spec in self.reader.specs}
+            return self._standardised(self.reader.encode(adapters).to(self.device))
         if self.lora is None or self._reader is None:
             return None
         with self.lora.bound(parameters):
@@ -190,17 +214,53 @@ class SequenceBackbone(Backbone[ItemSequences]):
         self, parameters: Parameters, catalogue: Tensor | None, examples: ItemSequences, rows: Ints, training: bool
     ) -> Loss:
         """Return the cross-entropy over the whole catalogue, summed over the scored positions of `rows`."""
-        windows = examples.windows.select(rows)
-        items, mask = padded(list(windows), self.device)
+        seen = examples.windows.select(rows).values if training and self.lora is not None else None
+        vectors = self._vectors(parameters, catalogue, seen)
+        dropout = self.settings.dropout if training else 0.0
+        return self._loss(parameters, self._embeddings(parameters, vectors), examples, rows, dropout)
+
+    def end_round(
+        self,
+        parameters: Parameters,
+        catalogue: Tensor | None,
+        examples: ItemSequences,
+        batch_tokens: int,
+        lesson: Lesson,
+    ) -> Mapping[str, Tensor]:
+        """Return the adapters that the reader has trained along the gradient of all items' vectors."""
+        if self.reader is None or not len(examples):
+            return {}
+        gradient = self.item_gradient(parameters, catalogue, examples, batch_tokens)
+        adapters = {spec.name: parameters[spec.name] for spec in self.reader.specs}
+        frozen = frozenset(spec.name for spec in self.layout.specs if spec.frozen and spec.name in adapters)
+        return self.reader.learn(adapters, frozen, gradient, lesson)
+
+    def item_gradient(
+        self, parameters: Parameters, catalogue: Tensor | None, examples: ItemSequences, batch_tokens: int
+    ) -> Tensor:
+        """Return the gradient [items, hidden] of the mean loss of all examples by the language model's vectors.
+
+        Arguments are those of `loss`. Without dropout: the same examples give the same gradient.
+        """
+        vectors = self.vectors if catalogue is None else catalogue
+        table = self._embeddings(parameters, vectors).detach().requires_grad_()
+        targets = 0
+        for rows in sorted_batches(examples.lengths, batch_tokens):
+            loss = self._loss(parameters, table, examples, rows, dropout=0.0)
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            targets += loss.targets
+        if table.grad is None:
+            return torch.zeros_like(vectors)
+        return (table.grad @ parameters["projection"]).div_(self._deviation * max(targets, 1))
+
+    def _loss(self, p: Parameters, table: Tensor, examples: ItemSequences, rows: Ints, dropout: float) -> Loss:
+        items, mask = padded(list(examples.windows.select(rows)), self.device)
         scored = torch.from_numpy(examples.scored[rows]).to(self.device)
         newest = mask.sum(1, keepdim=True) - 1 - torch.arange(mask.shape[1] - 1, device=self.device)
         chosen = (newest > 0) & (newest <= scored.unsqueeze(1))  # position t predicts item t + 1
-        vectors = self._vectors(parameters, catalogue, items[mask.bool()], training)
-        table = self._embeddings(parameters, vectors)
         # the gradient of `table[items]` adds the rows of repeated items in an order that varies with the threads' timing
-        read = F.embedding(items[:, :-1], table)
-        states = self._states(parameters, read, self.settings.dropout if training else 0.0)
-        logits = self._logits(parameters, table, states[chosen])
+        states = self._states(p, F.embedding(items[:, :-1], table), dropout)
+        logits = self._logits(p, table, states[chosen])
         targets = items[:, 1:][chosen]
         total = F.cross_entropy(logits, targets, reduction="sum")
         return Loss(total, len(targets), int(examples.lengths[rows].sum()))
@@ -224,13 +284,14 @@ class SequenceBackbone(Backbone[ItemSequences]):
     def item_embeddings(self, parameters: Parameters, catalogue: Tensor | None = None) -> Tensor:
         """Return e_i of every item, [items, width]; `catalogue` as for `scorer`."""
         vectors = self.encode_catalogue(parameters) if catalogue is None else catalogue
-        return self._embeddings(parameters, self._vectors(parameters, vectors, None, False))
+        return self._embeddings(parameters, self._vectors(parameters, vectors, None))
 
-    def _vectors(self, parameters: Parameters, catalogue: Tensor | None, seen: Tensor | None, training: bool) -> Tensor:
+    def _vectors(self, parameters: Parameters, catalogue: Tensor | None, seen: Ints | None) -> Tensor:
+        """Return the vectors, in which some of the items `seen` are read anew for gradients."""
         vectors = self.vectors if catalogue is None else catalogue
-        if self.lora is None or self._reader is None or not training or seen is None:
+        if self.lora is None or self._reader is None or seen is None:
             return vectors
-        unique = torch.unique(seen)
+        unique = torch.from_numpy(np.unique(seen)).to(self.device)
         live = unique[torch.randperm(len(unique), device="cpu")[: self.settings.live_items].to(unique.device)]
         with ExitStack() as stack:
             stack.enter_context(self.lora.training(drawn_seed()))
@@ -269,7 +330,8 @@ class _ItemReader:
         return text_vectors(self.body, [self.tokens.ids[item] for item in items])
 
 
-def _item_tokens(settings: SequenceSettings, catalogue: Catalogue, tokenizer: Any) -> Tokens:
+def item_tokens(settings: SequenceSettings, catalogue: Catalogue, tokenizer: Any) -> Tokens:
+    """Return the items' texts as tokens of a language model."""
     return tokenise(tokenizer, item_texts(catalogue, settings.attributes), settings.item_tokens)
 
 

@@ -16,6 +16,7 @@ from pplr.errors import NumericalError
 from pplr.memory import give_back_freed
 from pplr.models.backbone import Backbone, E, Parameters
 from pplr.models.batching import shuffled_batches, sorted_batches
+from pplr.models.item_reader import Lesson
 from pplr.seeds import derive, numpy_generator
 from pplr.training.optimiser import OtherPlace, Pull, RowOptimiser, clipping
 from pplr.training.settings import TrainingSettings
@@ -48,7 +49,8 @@ class LocalResult:
         targets: target tokens trained on, over all epochs.
         tokens: tokens read, padding not counted.
         steps: optimiser steps.
-        seconds: wall time by phase: `encode`, `forward`, `backward`, `optimiser`, and `total`.
+        seconds: wall time by phase: `encode` (with what is trained once a round), `forward`, `backward`, `optimiser`,
+            and `total`.
     """
 
     row: Tensor
@@ -149,6 +151,12 @@ def train_locally(
             targets, tokens = targets + loss.targets, tokens + loss.tokens
             if report is not None:
                 report(StepProgress(step, len(schedule), total / max(targets, 1), tokens / watch.total()))
+    lesson = _lesson(settings, rate, place)
+    for name, values in backbone.end_round(
+        trained.frozen(), catalogue, examples, settings.batch_tokens, lesson
+    ).items():
+        trained.named[name].detach().copy_(values)
+    watch.lap("encode")
     if elsewhere is not None:
         elsewhere.finish()
     give_back_freed()
@@ -181,6 +189,16 @@ def _plan(lengths: Ints, settings: TrainingSettings, place: Place) -> list[tuple
         batches = shuffled_batches(lengths, settings.batch_tokens, settings.batch_examples, generator)
         plan += [(index == 0, batch) for index, batch in enumerate(batches)]
     return plan
+
+
+def _lesson(settings: TrainingSettings, rate: float, place: Place) -> Lesson:
+    return Lesson(
+        rate,
+        settings.warmup_steps,
+        settings.weight_decay,
+        settings.clip_norm,
+        derive(place.seed, "adapters", place.client, place.round),
+    )
 
 
 def _course(settings: TrainingSettings, progress: float) -> float:

@@ -20,7 +20,10 @@ OPTIONS = [
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 10_000),  # what it really sets: how long one try to connect, with its TLS, may take
+    (
+        "grpc.min_reconnect_backoff_ms",
+        10_000,
+    ),  # what it really sets: how long one try to connect, with its TLS, may take
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
 
