@@ -21,13 +21,11 @@ from catalogue_process import CatalogueProcess, serving
 from trunk_process import certificates
 
 import pplr
-from pplr.address import Address
 from pplr.catalogue.fetch import fetch
 from pplr.catalogue.folder import MANIFEST, VectorFolder
 from pplr.catalogue.manifest import MANIFEST_METHOD, agreement
 from pplr.config import Config, config_toml, load_config
 from pplr.data import load_dataset
-from pplr.deployment.plan import planned
 from pplr.errors import ConfigError, RunError
 from pplr.federation.events import ignore
 from pplr.models.hub.cache import cache_folder
@@ -260,12 +258,6 @@ def test_a_silo_shows_the_certificates_that_its_command_names(files: Path, tmp_p
     config = configuration(files, placement={"kind": "catalogue"})
     assert config.placement.certificates == str(files / "certificates")
     assert security(tmp_path, insecure=False).of(config).placement.certificates == str(tmp_path)
-
-
-def test_no_folder_is_made_for_a_catalogues_server(files: Path) -> None:
-    config = configuration(files, placement={"kind": "catalogue"})
-    with pytest.raises(ConfigError, match="no folder is made for a catalogue's server"):
-        planned(config, Address("coordinator.example.org", 7000), silos=("shop-1",))
 
 
 def test_a_configuration_of_a_whole_model_has_no_catalogue_to_serve(files: Path, tmp_path: Path) -> None:

@@ -96,14 +96,19 @@ def fetch(
     meter = Meter()
     with secure_channel(placement.server, party) as channel:
         calls = Calls(channel, placement, meter)
-        manifest = _agreed(calls.manifest(), wanted, placement.server)
+        manifest = agreed(calls.manifest(), wanted, placement.server)
         path = vectors_folder(manifest.vectors)
         make_folder(path)
         with FileLock(path / LOCK):  # one process fetches, others of this machine wait for it
             return Fetched(complete(calls, path, manifest, tell).vectors(), manifest, meter)
 
 
-def _agreed(manifest: Manifest, wanted: Agreement, server: str) -> Manifest:
+def agreed(manifest: Manifest, wanted: Agreement, server: str) -> Manifest:
+    """Return a server's manifest, which has to be of the catalogue that is wanted.
+
+    Raises:
+        RunError: it is of another.
+    """
     if differing := wanted.differences(manifest.agreement):
         raise RunError(
             f"The {SERVER} at {server} has vectors of another catalogue: {'; '.join(differing)} differ. Give both "

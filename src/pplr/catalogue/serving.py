@@ -41,11 +41,7 @@ def open_server(
         DataError, ModelError: the item table or the language model cannot be used.
         StorageError: the state cannot be written.
     """
-    placement, settings = config.placement, config.backbone
-    if not isinstance(placement, CataloguePlacement) or not isinstance(settings, SequenceSettings):
-        raise ConfigError(
-            f"placement.kind is {placement.kind!r}: there is no catalogue to serve. Set it to 'catalogue'."
-        )
+    placement, settings = catalogue_settings(config)
     if not LEAST_CHUNK <= chunk_bytes <= MOST_CHUNK or chunk_bytes % FLOAT_BYTES:
         raise ConfigError(
             f"--chunk-bytes {chunk_bytes} cannot be: give a multiple of {FLOAT_BYTES} from {LEAST_CHUNK} to {MOST_CHUNK:,}."
@@ -74,6 +70,20 @@ def open_server(
     if reader is not None and manifest.adapters is not None:
         adapting = Adapting(reader, files, folder, manifest.adapters, keep)
     return CatalogueServer(folder, server_certificates, adapting)
+
+
+def catalogue_settings(config: Config) -> tuple[CataloguePlacement, SequenceSettings]:
+    """Return the placement and the backbone of a configuration whose item vectors a server has.
+
+    Raises:
+        ConfigError: it is no such configuration.
+    """
+    placement, settings = config.placement, config.backbone
+    if not isinstance(placement, CataloguePlacement) or not isinstance(settings, SequenceSettings):
+        raise ConfigError(
+            f"placement.kind is {placement.kind!r}: there is no catalogue to serve. Set it to 'catalogue'."
+        )
+    return placement, settings
 
 
 def served_adapters(reader: ItemReader) -> ServedAdapters:

@@ -33,6 +33,10 @@ def init(
             metavar="HOST:PORT", help="Where all reach the trunk's server of a split model.", show_default=False
         ),
     ] = None,
+    catalogue_address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where silos reach the server of item vectors.", show_default=False),
+    ] = None,
     silos: Annotated[
         list[str] | None,
         typer.Option("--silo", metavar="NAME", help="A silo that takes part; repeat it. federation.silos without."),
@@ -45,8 +49,8 @@ def init(
 ) -> None:
     """Write a folder for each party: configuration, certificates, and commands to check and to start.
 
-    Copy FOLDER/coordinator, FOLDER/trunk (of a split model) and FOLDER/silos/NAME
-    to their machines. In each, ./check finds out whether the party can take part,
+    Copy FOLDER/coordinator, FOLDER/trunk (of a split model) or FOLDER/catalogue
+    (of item vectors), and FOLDER/silos/NAME to their machines. In each, ./check finds out whether the party can take part,
     and ./start does. FOLDER/authority has the key that issues certificates: keep
     it where none of them runs.
 
@@ -68,6 +72,7 @@ def init(
         Address.parse(coordinator_address),
         None if trunk_address is None else Address.parse(trunk_address),
         silos or (),
+        catalogue=None if catalogue_address is None else Address.parse(catalogue_address),
         home=PurePosixPath(home),
         days=days,
     )
@@ -87,4 +92,4 @@ def _tell(deployment: Deployment, authority: Path, parties: list[Path]) -> None:
         say(f"Each silo puts its own events into data/{events.name} of its folder.")
     for sentence in places_on_this_machine(deployment.config):
         say(sentence)
-    say("In each: ./check, then ./start; the coordinator and the trunk's server first.")
+    say("In each: ./check, then ./start; the coordinator and the model's server first.")

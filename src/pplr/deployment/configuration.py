@@ -9,7 +9,6 @@ import tomlkit
 
 from pplr.config import Config, config_toml
 from pplr.deployment.plan import Deployment
-from pplr.models.parts.settings import SplitPlacement
 
 CERTIFICATES = "certificates"
 """A party's folder of certificates, in its folder."""
@@ -29,20 +28,33 @@ def trunk_toml(deployment: Deployment) -> str:
     return _without_data(_of_others(deployment), "Configuration of the trunk's server, which has no data.")
 
 
+def catalogue_toml(deployment: Deployment) -> str:
+    """Return the configuration of the catalogue's server, which has the item table and no events."""
+    config = _of_others(deployment)
+    head = "Configuration of the catalogue's server, which has the item table."
+    if config.data.demo is None:
+        config = _with_own_files(config)
+        head += f" The file {config.data.events} is named, and neither opened nor needed unless data.cleaning.k_core is set."
+    return _commented(head, config_toml(config))
+
+
 def silo_toml(deployment: Deployment, name: str) -> str:
     """Return the configuration of a silo, in which only its own files are named, and no other silo."""
     config = _of_others(deployment)
     head = f"Configuration of the silo {name}."
     if config.data.demo is None:
-        files = {
-            key: DATA / path.name for key in ("events", "items") if (path := getattr(config.data, key)) is not None
-        }
-        config = config.model_copy(update={"data": config.data.model_copy(update=files)})
+        config = _with_own_files(config)
         head += (
-            f" Its own events are in {files['events']}, all with the silo's name in the silo column, or without that "
+            f" Its own events are in {config.data.events}, all with the silo's name in the silo column, or without that "
             "column (leave out data.columns.silo then). The item table is the same everywhere."
         )
     return _commented(head, config_toml(config))
+
+
+def _with_own_files(config: Config) -> Config:
+    """Return a configuration whose files are in its party's own folder."""
+    files = {key: DATA / path.name for key in ("events", "items") if (path := getattr(config.data, key)) is not None}
+    return config.model_copy(update={"data": config.data.model_copy(update=files)})
 
 
 def _of_others(deployment: Deployment) -> Config:
@@ -53,9 +65,10 @@ def _of_others(deployment: Deployment) -> Config:
 
 def _with_server(deployment: Deployment) -> Config:
     config, placement = deployment.config, deployment.config.placement
-    if not isinstance(placement, SplitPlacement):
+    if placement.kind == "whole":
         return config
-    own = placement.model_copy(update={"server": str(deployment.trunk), "certificates": CERTIFICATES})
+    server = deployment.trunk if placement.kind == "split" else deployment.catalogue
+    own = placement.model_copy(update={"server": str(server), "certificates": CERTIFICATES})
     return config.model_copy(update={"placement": own})
 
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from pplr.deployment.configuration import CERTIFICATES, DATA, coordinator_toml, silo_toml, trunk_toml
+from pplr.deployment.configuration import CERTIFICATES, DATA, catalogue_toml, coordinator_toml, silo_toml, trunk_toml
 from pplr.deployment.plan import Deployment
-from pplr.deployment.scripts import Scripts, coordinator_scripts, silo_scripts, trunk_scripts
+from pplr.deployment.scripts import Scripts, catalogue_scripts, coordinator_scripts, silo_scripts, trunk_scripts
 from pplr.errors import ConfigError
 from pplr.pki import Authority, Identity, Role
 from pplr.pki.authority import CA, CERTIFICATE, CRL, KEY
 from pplr.storage import write_folder
 
-AUTHORITY, COORDINATOR, TRUNK, SILOS = "authority", "coordinator", "trunk", "silos"
+AUTHORITY, COORDINATOR, TRUNK, CATALOGUE, SILOS = "authority", "coordinator", "trunk", "catalogue", "silos"
 LOCAL = ("localhost", "127.0.0.1", "::1")
 """Names by which a party's own machine reaches it."""
 
@@ -66,7 +66,8 @@ def write_deployment(deployment: Deployment, folder: Path) -> list[Path]:
         for party in parties:
             _fill_party(target / party.place, party, authority.folder)
         if deployment.config.data.demo is None:
-            _give_items(deployment, [target / party.place for party in parties if party.identity.role is Role.CLIENT])
+            readers = [p for p in parties if p.identity.role is Role.CLIENT or p.place == CATALOGUE]
+            _give_items(deployment, [target / party.place for party in readers])
 
     write_folder(folder, fill)
     return [folder / AUTHORITY, *(folder / party.place for party in parties)]
@@ -89,6 +90,14 @@ def _servers(deployment: Deployment) -> Iterator[PartyFolder]:
             _hosts(deployment.trunk.name),
             trunk_toml(deployment),
             trunk_scripts(deployment, TRUNK),
+        )
+    if deployment.catalogue is not None:
+        yield PartyFolder(
+            CATALOGUE,
+            Identity(Role.TRUNK, "trunk"),
+            _hosts(deployment.catalogue.name),
+            catalogue_toml(deployment),
+            catalogue_scripts(deployment, CATALOGUE),
         )
 
 
@@ -129,10 +138,10 @@ def _fill_party(target: Path, party: PartyFolder, authority: Path) -> None:
         shutil.copyfile(authority / other.folder / CERTIFICATE, place / CERTIFICATE)
 
 
-def _give_items(deployment: Deployment, silos: Sequence[Path]) -> None:
-    """Give each silo a folder for its events, with the item table in it, which is the same everywhere."""
+def _give_items(deployment: Deployment, parties: Sequence[Path]) -> None:
+    """Give each party a folder for files of its own, with the item table in it, which is the same everywhere."""
     items = deployment.config.data.items
-    for silo in silos:
-        (silo / DATA).mkdir(mode=0o700)
+    for party in parties:
+        (party / DATA).mkdir(mode=0o700)
         if items is not None and items.is_file():
-            shutil.copyfile(items, silo / DATA / items.name)
+            shutil.copyfile(items, party / DATA / items.name)

@@ -28,6 +28,7 @@ class Deployment:
         silos: their names, one each.
         coordinator: where silos reach it.
         trunk: where coordinator and silos reach the trunk's server; None where no model is split.
+        catalogue: where silos reach the catalogue's server; None where there is none.
         home: the folder that will hold a party's folder on its machine, for the systemd units.
         days: until certificates expire.
     """
@@ -36,6 +37,7 @@ class Deployment:
     silos: tuple[str, ...]
     coordinator: Address
     trunk: Address | None
+    catalogue: Address | None
     home: PurePosixPath
     days: int
 
@@ -46,6 +48,7 @@ def planned(
     trunk: Address | None = None,
     silos: Sequence[str] = (),
     *,
+    catalogue: Address | None = None,
     home: PurePosixPath = HOME,
     days: int = 365,
 ) -> Deployment:
@@ -55,19 +58,20 @@ def planned(
         ConfigError: a sentence for each thing that does not fit.
     """
     placement, made = config.placement, _made(config)
-    server = placement.server if isinstance(placement, SplitPlacement) else None
-    if trunk is None and server is not None:
-        trunk = Address.parse(server)
+    if trunk is None and isinstance(placement, SplitPlacement) and placement.server is not None:
+        trunk = Address.parse(placement.server)
+    if catalogue is None and isinstance(placement, CataloguePlacement) and "server" in placement.model_fields_set:
+        catalogue = Address.parse(placement.server)
     names = tuple(silos) or config.federation.silos or made
     problems = [
-        *_wrong_placement(config, coordinator, trunk),
+        *_wrong_placement(config, coordinator, trunk, catalogue),
         *_wrong_names(names, made),
         *_wrong_run(config, names),
         *([] if home.is_absolute() else [f"--home {home} is no absolute path. Write one, such as /srv/pplr."]),
     ]
     if problems:
         raise ConfigError(problems)
-    return Deployment(config, names, coordinator, trunk, home, days)
+    return Deployment(config, names, coordinator, trunk, catalogue, home, days)
 
 
 def _made(config: Config) -> tuple[str, ...]:
@@ -75,27 +79,34 @@ def _made(config: Config) -> tuple[str, ...]:
     return () if isinstance(config.clients, ColumnClients) else made_names(config.clients.count)
 
 
-def _wrong_placement(config: Config, coordinator: Address, trunk: Address | None) -> Iterator[str]:
-    split = isinstance(config.placement, SplitPlacement)
+def _wrong_placement(
+    config: Config, coordinator: Address, trunk: Address | None, catalogue: Address | None
+) -> Iterator[str]:
+    split, fetched = (isinstance(config.placement, kind) for kind in (SplitPlacement, CataloguePlacement))
     if split and trunk is None:
         yield (
             "placement.kind is 'split', so there is a trunk's server. Say where it will be: --trunk-address HOST:PORT."
         )
-    if isinstance(config.placement, CataloguePlacement):
+    if fetched and catalogue is None:
         yield (
-            "placement.kind is 'catalogue', and no folder is made for a catalogue's server. Set placement.kind to 'whole', "
-            "or set up each party by hand."
+            "placement.kind is 'catalogue', so there is a catalogue's server. Say where it will be: --catalogue-address "
+            "HOST:PORT."
+        )
+    if not fetched and catalogue is not None:
+        yield (
+            f"placement.kind is {config.placement.kind!r}, so there is no catalogue's server to be at {catalogue}. Leave "
+            "--catalogue-address out, or set placement.kind to 'catalogue'."
         )
     if not split and trunk is not None:
         yield (
             f"placement.kind is {config.placement.kind!r}, so there is no trunk's server to be at {trunk}. Leave --trunk-address out, or "
             "set placement.kind to 'split'."
         )
-    for address in (coordinator, trunk):
+    for address in (coordinator, trunk, catalogue):
         if address is not None and address.host in {"0.0.0.0", "::", "[::]"}:  # noqa: S104
             yield f"Others cannot reach {address}. Give the name or the address that the machine has for them."
-    if trunk == coordinator:
-        yield f"Coordinator and trunk's server cannot both be at {trunk}. Give them different ports."
+    if coordinator in (trunk, catalogue):
+        yield f"Coordinator and the model's server cannot both be at {coordinator}. Give them different ports."
 
 
 def _wrong_names(names: tuple[str, ...], made: tuple[str, ...]) -> Iterator[str]:

@@ -89,6 +89,23 @@ def trunk_scripts(deployment: Deployment, folder: str) -> Scripts:
     )
 
 
+def catalogue_scripts(deployment: Deployment, folder: str) -> Scripts:
+    """Return the scripts of the catalogue's server.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if deployment.catalogue is None:
+        raise ValueError("this deployment has no catalogue's server")
+    where = ("--listen", str(deployment.catalogue.everywhere), "--state", "state", "--certificates", CERTIFICATES)
+    return Scripts(
+        _script("Finds out whether the server can be started.", "catalogue", "check", "config.toml", *where),
+        _script("Serves the vectors of the items.", "catalogue", "serve", "config.toml", *where),
+        _unit(deployment, folder, "catalogue", "always"),
+        unit_name(deployment, "catalogue"),
+    )
+
+
 def silo_scripts(deployment: Deployment, name: str, folder: str) -> Scripts:
     """Return the scripts of a silo."""
     coordinator = str(deployment.coordinator)
