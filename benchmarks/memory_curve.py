@@ -71,6 +71,10 @@ class MemoryCurve:
 
     def _sample(self) -> None:
         while not self._ended.is_set():
-            sessions = int(self._server.figures()["pplr_trunk_sessions"])
-            self._points.append((time.monotonic() - self._begun, self._server.resident_bytes(), sessions))
+            self._look()
             self._ended.wait(EVERY)
+        self._look()  # a block of less than a second has two samples too
+
+    def _look(self) -> None:
+        sessions = int(self._server.figures()["pplr_trunk_sessions"])
+        self._points.append((time.monotonic() - self._begun, self._server.resident_bytes(), sessions))

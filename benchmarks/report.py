@@ -277,6 +277,30 @@ def _where(r: Result) -> str:
     return "*" + "; ".join(fact for fact in facts if fact) + ".*\n"
 
 
+def _catalogue_vectors(r: Result) -> str:
+    rows = [
+        [
+            name,
+            f"{r[key]['bytes'] / 1e6:.2f}",
+            f"{r[key]['packed_bytes'] / 1e6:.2f} ({percent(r[key]['share'])})",
+            f"{r[key]['pack_seconds']:.2f}",
+            f"{r[key]['unpack_seconds']:.2f}",
+        ]
+        for key, name in (
+            ("vectors", "vectors of all items, down"),
+            ("gradient", "gradient by all vectors, up"),
+            ("adapters", "adapters, up and down"),
+        )
+    ]
+    return (
+        f"{r['items']:,} items of {r['data']}, read by {r['model']} ({r['width']} numbers an item). Without adapters a client fetches the "
+        "vectors once; with adapters that learn once a round, all of the table travels in each round. Nothing is rounded. The server reads "
+        f"all items in {r['encode_seconds']['median']:.0f} s, and trains one client's adapters along its gradient in "
+        f"{r['learn_seconds']['median']:.0f} s.\n\n"
+        + table(["", "MB", "MB as it travels", "seconds to pack", "to unpack"], rows)
+    )
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "training_throughput": ("Training the generative backbone", _training_throughput),
     "sequence_speed": ("Training the sequence backbone", _sequence_speed),
@@ -289,6 +313,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "codec_quality": ("What codecs cost in quality", trunk_sections.codecs),
     "trunk_soak": ("A trunk's server among clients that are killed", trunk_sections.soak),
     "trunk_fuzz": ("A trunk's server among frames that are wrong", trunk_sections.fuzz),
+    "catalogue_vectors": ("Item vectors from a server", _catalogue_vectors),
     "paper_scale": ("Training at the paper's scale", _paper_scale),
     "hidden_states": ("Reading histories from hidden states", _hidden_states),
 }

@@ -62,6 +62,7 @@ def planned(games: Path | None, work: Path, *, slow: bool) -> dict[str, list[str
         "trunk_training": data,
         "trunk_soak": [],
         "trunk_fuzz": [],
+        "catalogue_vectors": data,
     }
     if slow:
         commands["hidden_states"] = []

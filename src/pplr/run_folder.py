@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,6 +91,7 @@ def check(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> Non
     """
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file, not a folder. Choose another --out.")
+    _check_place(folder)
     if resume and overwrite:
         raise RunError("--resume goes on with a run and --overwrite deletes it: use one of them.")
     occupied = (folder / MARK).is_file()
@@ -104,6 +106,15 @@ def check(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> Non
         )
     elif not occupied and folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise RunError(f"{folder} is not empty and holds no run. Choose another --out.")
+
+
+def _check_place(folder: Path) -> None:
+    """Refuse a place where no folder can be made, before hours of work are done for it."""
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    if not place.is_dir():
+        raise RunError(f"{place} is a file, so {folder} cannot be a folder. Choose another --out.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise StorageError(f"{folder} cannot be written: this user may not write into {place}. Choose another --out.")
 
 
 @contextmanager

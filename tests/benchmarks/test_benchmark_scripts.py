@@ -166,6 +166,15 @@ def test_sequence_speed_learns_while_it_is_timed(script, tmp_path, data_options,
     assert result["flops_per_epoch"] > 6 * events * 30 * 128
 
 
+def test_what_a_catalogues_server_sends_is_counted_as_it_travels(script, tmp_path, data_options, model_folder):
+    small = ["--model", str(model_folder), "--repeats", "1"]
+    result = result_of(script("catalogue_vectors"), tmp_path / "r.json", *data_options, *small)
+    assert result["vectors"]["bytes"] == result["gradient"]["bytes"] == result["items"] * result["width"] * 4
+    for part in ("vectors", "gradient", "adapters"):
+        assert 0 < result[part]["packed_bytes"] < 1.2 * result[part]["bytes"]
+    assert "items of" in script("report")._catalogue_vectors(result)
+
+
 @pytest.mark.filterwarnings("ignore")  # of generate
 def test_beam_search_is_compared_on_equal_results(script, tmp_path, data_options, model_folder):
     module = script("beam_search")
