@@ -217,3 +217,41 @@ def test_what_is_private_on_the_server_is_neither_compared_nor_mixed() -> None:
     torch.testing.assert_close(rows.bank.rows[:, : layout.shared], mean.expand(3, -1))
     training = rows.training("bob").row
     assert [name for name, leaf in training.named.items() if not leaf.requires_grad] == ["c"]
+
+
+def test_a_round_that_goes_on_without_a_client_leaves_no_trace_of_it() -> None:
+    rows, alone = _rows(), _rows()
+    for one in (rows, alone):
+        one.begin_round(1)
+        _train(one, "ada", 2)
+        one.finish("ada")
+    _train(rows, "bob", 3)
+    rows.finish("bob")  # its answer is lost
+    _train(rows, "cyd", 1)  # and it is not done
+    for _ in range(2):  # the request may be sent again
+        rows.leave_out(["bob", "cyd"], 1)
+    assert torch.equal(rows.bank.rows, alone.bank.rows)
+    assert torch.equal(rows.gram(updates=True), alone.gram(updates=True))
+    mixing = torch.full((3, 3), 1 / 3)
+    for one in (rows, alone):
+        one.mix(mixing, 1)
+    rows.leave_out(["bob"], 1)
+    for late in (lambda: rows.finish("cyd"), lambda: rows.step("bob", 4, 0.1, 0.5), lambda: rows.start("bob", 1)):
+        with pytest.raises(RunError, match=r"Round 1 has gone on without client (bob|cyd)"):
+            late()
+    assert torch.equal(rows.bank.rows, alone.bank.rows)
+    for one in (rows, alone):
+        one.begin_round(2)
+        _train(one, "bob", 1)
+        one.finish("bob")
+    assert torch.equal(rows.bank.rows, alone.bank.rows)
+
+
+def test_only_clients_of_this_round_can_be_left_out() -> None:
+    rows = _rows()
+    with pytest.raises(RunError, match="round 0 is on"):
+        rows.leave_out(["bob"], 1)
+    rows.begin_round(1)
+    with pytest.raises(RunError, match="no client 'eve'"):
+        rows.leave_out(["bob", "eve"], 1)
+    assert rows.left_out == frozenset()

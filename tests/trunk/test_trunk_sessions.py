@@ -140,6 +140,31 @@ def test_a_client_touches_only_its_own_row(served: Served) -> None:
     access.close()
 
 
+def test_a_client_that_was_left_out_stays_so_also_after_the_server_was_killed(served: Served) -> None:
+    access = served.access()
+    control, link = access.control(fresh=False), access.link("shop-0")
+    control.begin_round(30)
+    link.start(30)
+    step_of(link, 1)
+    link.finish()
+    assert control.gram(updates=True)[0, 0] > 0
+    control.leave_out(["shop-0"], 30)
+    assert not control.gram(updates=True).any()
+    served.server.kill()
+    served.server.start()
+    late = served.access().link("shop-0")
+    with pytest.raises(RunError, match="Round 30 has gone on without client shop-0"):
+        late.start(30)
+        step_of(late, 1)
+    control.begin_round(31)
+    again = served.access().link("shop-0")
+    again.start(31)
+    step_of(again, 1)
+    again.finish()
+    assert control.gram(updates=True)[0, 0] > 0
+    access.close()
+
+
 def test_strangers_are_not_let_in(served: Served, tmp_path: Path) -> None:
     others = certificates(tmp_path / "others")
     stranger = Party.load(others, Identity(Role.CLIENT, "shop-0"))

@@ -169,6 +169,8 @@ class Coordinator:
         tasks = [TrainTask(name, number, progress, self.bank.row(name), name not in known) for name in names]
         sent = self._digests(names)
         intake = self._taken_in(tasks, received)
+        if self._trunk is not None and intake.absent:
+            self._trunk.leave_out(sorted(intake.absent), number)
         clock.append(time.perf_counter())
         mixing = self._aggregate(number, intake, received, known, here)
         self._note(number, sent, intake, mixing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -16,6 +17,10 @@ class TrunkControl(ABC):
     @abstractmethod
     def begin_round(self, number: int) -> None:
         """Let a round begin (see `ServerRows.begin_round`)."""
+
+    @abstractmethod
+    def leave_out(self, clients: Sequence[str], number: int) -> None:
+        """Let round `number` go on without `clients` (see `ServerRows.leave_out`)."""
 
     @abstractmethod
     def gram(self, *, updates: bool) -> Tensor:
@@ -48,6 +53,10 @@ class DirectControl(TrunkControl):
     def begin_round(self, number: int) -> None:
         """Let a round begin."""
         self._rows.begin_round(number)
+
+    def leave_out(self, clients: Sequence[str], number: int) -> None:
+        """Leave clients out of a round."""
+        self._rows.leave_out(clients, number)
 
     def gram(self, *, updates: bool) -> Tensor:
         """Return the inner products."""

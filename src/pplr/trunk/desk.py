@@ -196,6 +196,12 @@ class Desk:
             case Kind.BEGIN:
                 work.rows.begin_round(number)
                 self._state.save_all(work.rows)
+            case Kind.WITHOUT:
+                for client in request.fields.clients:
+                    work.release(client)
+                work.rows.leave_out(request.fields.clients, number)
+                self._unused.difference_update(request.fields.clients)
+                self._state.save_all(work.rows)
             case Kind.MIX if request.matrix is not None:
                 work.rows.mix(request.matrix, number)
                 self._state.save_all(work.rows)

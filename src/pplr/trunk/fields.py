@@ -156,6 +156,13 @@ class ReadingFields(Fields):
     reading: int = Field(ge=0)
 
 
+class WithoutFields(Fields):
+    """A round goes on without some clients."""
+
+    round: int = Field(ge=0, le=10**9)
+    clients: list[str] = Field(max_length=10_000)
+
+
 class GramFields(Fields):
     """Inner products of rows, or of their updates."""
 
@@ -179,6 +186,7 @@ FIELDS: dict[Kind, type[Fields]] = {
     Kind.SPREAD: SpreadFields,
     Kind.CLOSE: ReadingFields,
     Kind.BEGIN: RoundFields,
+    Kind.WITHOUT: WithoutFields,
     Kind.GRAM: GramFields,
     Kind.MIX: RoundFields,
     Kind.SAVE: RoundFields,
@@ -186,7 +194,7 @@ FIELDS: dict[Kind, type[Fields]] = {
 }
 """What the requests of each kind say."""
 
-COORDINATORS = frozenset({Kind.BEGIN, Kind.GRAM, Kind.MIX, Kind.SAVE, Kind.RESTORE})
+COORDINATORS = frozenset({Kind.BEGIN, Kind.WITHOUT, Kind.GRAM, Kind.MIX, Kind.SAVE, Kind.RESTORE})
 """Requests that only the coordinator may send."""
 
 CLIENTS = frozenset(FIELDS) - COORDINATORS - {Kind.HELLO}

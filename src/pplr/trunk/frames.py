@@ -57,6 +57,7 @@ class Kind(StrEnum):
     SPREAD = "spread"
     CLOSE = "close"
     BEGIN = "begin"
+    WITHOUT = "without"
     GRAM = "gram"
     MIX = "mix"
     SAVE = "save"

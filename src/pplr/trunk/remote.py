@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -238,6 +238,10 @@ class RemoteControl(TrunkControl):
     def begin_round(self, number: int) -> None:
         """Let a round begin."""
         self._done(Kind.BEGIN, number)
+
+    def leave_out(self, clients: Sequence[str], number: int) -> None:
+        """Let a round go on without clients."""
+        self._connection.ask(Kind.WITHOUT, {"round": number, "clients": list(clients)})[1].result()
 
     def gram(self, *, updates: bool) -> Tensor:
         """Return the inner products [clients, clients] float64."""

@@ -25,6 +25,7 @@ class ServerRows:
         bank: one row per client, as after the last mixing, or as its training left it.
         round: the round that has begun last; 0 before the first.
         mixed: the round whose rows were mixed last; 0 before the first.
+        left_out: the clients without which this round goes on.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class ServerRows:
         self.bank = AdapterBank.of_equal_rows(sorted(clients), initial_row)
         self.round = 0
         self.mixed = 0
+        self.left_out: frozenset[str] = frozenset()
         self._weight_decay = weight_decay
         self._proximal = proximal
         self._received: AdapterBank | None = None
@@ -50,6 +52,7 @@ class ServerRows:
     def begin_round(self, number: int) -> None:
         """Remember what every client receives in this round; training that was not finished is forgotten."""
         self.round = number
+        self.left_out = frozenset()
         self._received = AdapterBank(self.bank.clients, self.bank.rows.clone())
         self._training.clear()
         self._steps.clear()
@@ -61,6 +64,7 @@ class ServerRows:
             RunError: another round is on, or there is no such client.
         """
         self._row(client)
+        self._check_taking_part(client)
         if number != self.round:
             raise RunError(
                 f"Client {client} wants to train in round {number}, but round {self.round} is on at the trunk's server. Wait "
@@ -75,6 +79,7 @@ class ServerRows:
         Raises:
             RunError: there is no such client.
         """
+        self._check_taking_part(client)
         if client not in self._training:
             row = self._row(client) if self._received is None else self._received.row(client)
             pull = Pull(self._proximal, row[: self.layout.shared]) if self._proximal else None
@@ -110,10 +115,35 @@ class ServerRows:
             self._training[client].zero()
 
     def finish(self, client: str) -> None:
-        """Put what a client has trained into the bank."""
+        """Put what a client has trained into the bank.
+
+        Raises:
+            RunError: the round goes on without it.
+        """
+        self._check_taking_part(client)
         optimiser = self._training.pop(client, None)
         if optimiser is not None:
             self._row(client).copy_(optimiser.row.values.detach())
+
+    def leave_out(self, clients: Sequence[str], number: int) -> None:
+        """Let round `number` go on without `clients`: their rows are what they received in it, and stay so.
+
+        It is asked before the rows are compared and mixed; asked again later, it changes nothing.
+
+        Raises:
+            RunError: another round is on, or there is no such client.
+        """
+        if number != self.round or self._received is None:
+            raise RunError(
+                f"Clients are to be left out of round {number}, but round {self.round} is on. Resume the run."
+            )
+        if self.mixed == number:
+            return
+        for client, row in [(client, self._row(client)) for client in clients]:
+            row.copy_(self._received.row(client))
+            self._training.pop(client, None)
+            self._steps.pop(client, None)
+        self.left_out |= frozenset(clients)
 
     def keep(self, client: str) -> None:
         """Remember a client's row as its best."""
@@ -189,7 +219,7 @@ class ServerRows:
             self.bank.row(name).copy_(state[f"row/{name}"])
         best = {name.removeprefix("best/"): row for name, row in state.items() if name.startswith("best/")}
         self._best = {name: row.to(self.bank.rows).clone() for name, row in best.items()}
-        self.round, self.mixed, self._received = number, number, None
+        self.round, self.mixed, self._received, self.left_out = number, number, None, frozenset()
         self._training.clear()
         self._steps.clear()
 
@@ -199,14 +229,14 @@ class ServerRows:
             return self.state()
         return self.state() | {f"received/{name}": self._received.row(name) for name in self.bank.clients}
 
-    def restore_whole(self, state: dict[str, Tensor], number: int, mixed: int) -> None:
-        """Go back to the midst of round `number`, whose `whole_state` this is.
+    def restore_whole(self, state: dict[str, Tensor], number: int, mixed: int, left_out: Sequence[str] = ()) -> None:
+        """Go back to the midst of round `number`, whose `whole_state` this is, and which goes on without some clients.
 
         Raises:
             RunError: it is the state of other clients, or of another layout.
         """
         self.restore(state, number)
-        self.mixed = mixed
+        self.mixed, self.left_out = mixed, frozenset(left_out)
         received = [state[f"received/{name}"] for name in self.bank.clients if f"received/{name}" in state]
         if len(received) == len(self.bank):
             self._received = AdapterBank(self.bank.clients, torch.stack(received).to(self.bank.rows))
@@ -237,6 +267,13 @@ class ServerRows:
         """Let a client go on after step `steps` of this round, whose `training_state` this is."""
         self.training(client).restore(state)
         self._steps[client] = steps
+
+    def _check_taking_part(self, client: str) -> None:
+        if client in self.left_out:
+            raise RunError(
+                f"Round {self.round} has gone on without client {client}, whose answer did not come in time or was refused. "
+                "It takes part again when the coordinator asks it."
+            )
 
     def _row(self, client: str) -> Tensor:
         if client not in self.bank.clients:

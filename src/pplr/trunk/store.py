@@ -87,7 +87,7 @@ class StateFolder:
         def fill(folder: Path) -> None:
             save_file(_plain(rows.whole_state()), folder / "state.safetensors")
             (folder / "clients").mkdir()
-            about = {"round": rows.round, "mixed": rows.mixed}
+            about = {"round": rows.round, "mixed": rows.mixed, "left_out": sorted(rows.left_out)}
             (folder / "manifest.json").write_text(json.dumps(about), encoding="utf-8")
 
         write_folder(self.folder / f"now-{number}", fill)
@@ -114,7 +114,9 @@ class StateFolder:
         folder = generations[-1]
         try:
             about = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-            rows.restore_whole(load_file(folder / "state.safetensors"), about["round"], about["mixed"])
+            rows.restore_whole(
+                load_file(folder / "state.safetensors"), about["round"], about["mixed"], about["left_out"]
+            )
             for client in rows.bank.clients:
                 path = folder / "clients" / f"{quote(client, safe='')}.safetensors"
                 if path.is_file():
