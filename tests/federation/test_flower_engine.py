@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -140,6 +141,26 @@ def test_a_late_answer_is_never_taken():
     grid.waiting[identity] = Message(content_of(late), reply_to=message)
     rows = [u.row for u in tested.train(tasks(), lambda event: None, 0.3) if u.client == "a"]
     assert torch.equal(rows[0], ROW + 1)
+
+
+def test_a_silo_that_is_away_takes_nothing_of_the_others_time(monkeypatch):
+    monkeypatch.setattr(flower, "RECONNECT_SECONDS", 10.0)
+    slow = honest("a")
+    grid = Grid(x=slow, y=honest("b"))
+    tested, _ = engine(grid)
+    away = grid.nodes.pop(2)
+    began = time.monotonic()
+    answers = [(one, time.monotonic() - began) for one in tested.train(tasks(), lambda event: None, seconds=0.5)]
+    (first, after), (second, _) = answers
+    assert isinstance(first, Update) and first.client == "a" and after < 0.3, "it was asked at once"
+    assert second == Absence("b", 4, "it is not connected")
+
+    def back(event):
+        if event.name == "client_trained":
+            grid.nodes[2] = away
+
+    there = {answer.client: answer for answer in tested.train(tasks(), back, seconds=5.0)}
+    assert isinstance(there["b"], Update), "it came back while the others trained"
 
 
 def test_strangers_and_borrowed_keys_are_not_let_in():

@@ -162,30 +162,39 @@ class FlowerEngine:
     def _exchange(
         self, parcels: Mapping[str, Parcel], seconds: float | None
     ) -> Iterator[tuple[str, Parcel | NoAnswer]]:
-        """Send each silo its parcel, and give each answer as it arrives, or why there is none."""
+        """Send each silo its parcel, and give each answer as it arrives, or why there is none.
+
+        A silo that is away gets its parcel when it comes back; nobody waits for it meanwhile.
+        """
         limit = LONGEST_SECONDS if seconds is None else seconds
-        deadline = time.monotonic() + limit
-        for name in self._wait_for(list(parcels), min(RECONNECT_SECONDS, limit)):
-            yield name, NoAnswer("it is not connected")
-        asked = {}
-        for name, parcel in parcels.items():
-            if name in self._nodes:
-                message = Message(
-                    content_of(parcel), self._nodes[name], MESSAGE_TYPES[parcel.kind], ttl=max(limit, 1.0)
-                )
-                (identity,) = self._grid.push_messages([message])  # one by one: rows may be large
-                asked[identity] = name
-        while asked:
-            for reply in self._grid.pull_messages(list(asked)):
+        started = time.monotonic()
+        away, asked = dict(parcels), dict[str, str]()
+        while away or asked:
+            passed = time.monotonic() - started
+            if away:
+                self._look_around()
+            for name in [name for name in away if name in self._nodes]:
+                asked[self._pushed(self._nodes[name], away.pop(name), limit - passed)] = name
+            for reply in self._grid.pull_messages(list(asked)) if asked else ():
                 silo = asked.pop(reply.metadata.reply_to_message_id, None)
                 if silo is not None:
                     yield silo, _content(reply)
-            if asked and time.monotonic() > deadline:
+            if away and passed > min(RECONNECT_SECONDS, limit):
+                for name in away:
+                    yield name, NoAnswer("it is not connected")
+                away.clear()
+            if asked and passed > limit:
                 for name in asked.values():
                     yield name, NoAnswer(f"it did not answer within {limit:g} seconds")
                 return
-            if asked:
+            if away or asked:
                 time.sleep(PULL_SECONDS)
+
+    def _pushed(self, node: int, parcel: Parcel, seconds: float) -> str:
+        """Send a parcel, which Flower forgets after so many seconds, and return the message's identity."""
+        message = Message(content_of(parcel), node, MESSAGE_TYPES[parcel.kind], ttl=max(seconds, 1.0))
+        (identity,) = self._grid.push_messages([message])  # one by one: rows may be large
+        return str(identity)
 
     def _wait_for(self, silos: Sequence[str], seconds: float, least: int | None = None) -> list[str]:
         """Wait until these silos are connected, or `least` of them; return those that are not in time."""
