@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMPS := .make
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check format docs bench clean models
+.PHONY: help demo test patient check format docs bench clean models
 help:
 	@echo "make demo   install what is needed and run the main job on real data (about seven minutes on two cores)"
 	@echo "make test   install what is needed and run all tests"
@@ -50,6 +50,10 @@ demo: $(STAMPS)/models
 # one torch thread per worker: two workers on two cores
 test: $(STAMPS)/dev $(STAMPS)/models $(STAMPS)/browser
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
+
+# what waits for minutes by the clock: a silo that is slow, a network that is cut
+patient: $(STAMPS)/dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m patient
 
 check: $(STAMPS)/dev
 	$(BIN)/ruff check .

@@ -63,6 +63,7 @@ def planned(games: Path | None, work: Path, *, slow: bool) -> dict[str, list[str
         "trunk_soak": [],
         "trunk_fuzz": [],
         "catalogue_vectors": data,
+        "killed_processes": [],
     }
     if slow:
         commands["hidden_states"] = []
