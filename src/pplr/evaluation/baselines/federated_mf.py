@@ -28,7 +28,7 @@ from pplr.seeds import numpy_generator
 FACTORS = 32
 """Length of the vectors of users and items."""
 
-ROUNDS = 20
+ROUNDS = 30
 """Most rounds that are tried."""
 
 PATIENCE = 3
@@ -47,7 +47,7 @@ class Penalties(NamedTuple):
     confidence: float
 
 
-CANDIDATES = tuple(Penalties(*pair) for pair in itertools.product((1.0, 10.0, 30.0, 100.0), (5.0, 20.0)))
+CANDIDATES = tuple(Penalties(*pair) for pair in itertools.product((10.0, 30.0, 100.0, 300.0), (5.0, 20.0)))
 """What is chosen from on validation queries."""
 
 
