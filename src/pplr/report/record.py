@@ -23,7 +23,6 @@ from pplr.federation.history import RoundRecord
 from pplr.report.schema import Metrics
 from pplr.storage import write_text
 
-RECORD_VERSION = 1
 ENDING = ".record.json"
 """How the name of a record's file ends."""
 
@@ -58,7 +57,8 @@ class PackedUsers(_Part):
         place = {name: index for index, name in enumerate(clients)}
         codes = np.array([place[name] for name in table["client"].to_list()])
         if numeric:
-            users = _packed(np.diff(np.array([int(ids[i]) for i in order], dtype=np.int64), prepend=0))
+            numbers = np.array([0, *(int(ids[i]) for i in order)], dtype=np.int64)
+            users = _packed(numbers[1:] - numbers[:-1])
         else:
             users = _text(json.dumps([ids[i] for i in order], ensure_ascii=False).encode())
         return PackedUsers(
@@ -95,7 +95,7 @@ class PackedUsers(_Part):
 class Record(_Part):
     """A finished run, small enough to be kept in a repository."""
 
-    record: Literal[1] = Field(RECORD_VERSION, description="Version of this document.")
+    record: Literal[1] = Field(description="Version of this document.")
     configuration: dict[str, JsonValue] = Field(description="The run's configuration, paths as they were written.")
     held_out: str | None = Field(description="Digest of the held-out events that it was measured on.")
     metrics: Metrics = Field(description="The content of metrics.json, with the last round's matrices only.")
@@ -113,7 +113,7 @@ def make_record(
     """Return the record of a finished run."""
     rounds = [*(_without_matrices(each) for each in metrics.rounds[:-1]), *metrics.rounds[-1:]]
     return Record(
-        record=RECORD_VERSION,
+        record=1,
         configuration=configuration,
         held_out=held_out,
         metrics=metrics.model_copy(update={"rounds": rounds}),
