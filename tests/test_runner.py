@@ -22,6 +22,8 @@ import tiny
 from pplr.config import config_toml
 from pplr.data.dataset import Part
 from pplr.errors import ConfigError, DataError, RunError
+from pplr.evaluation import evaluate
+from pplr.evaluation.baselines import FederatedMf
 from pplr.results import SCHEMA
 from pplr.runner import load_run
 from pplr.wiring import prepare, shares
@@ -79,6 +81,19 @@ def test_the_figures_are_those_of_the_kept_rows_over_items_that_are_new_to_the_u
         popular.append(gain(counts, history, target))
     assert len(popular) == len(table) == finished.metrics["overall"]["users"]
     assert finished.metrics["baselines"]["popularity"]["overall"]["ndcg@10"] == pytest.approx(np.mean(popular))
+
+
+def test_a_reference_is_trained_with_the_clients_of_the_run_and_measured_on_its_users(files, tmp_path):
+    evaluation = {"baselines": False, "references": ["federated_mf"], "ks": [10]}
+    result = pplr.run(configuration(files, federation={"rounds": 0}, evaluation=evaluation), tmp_path / "run")
+    assert list(result.metrics["baselines"]) == ["federated_mf"]
+    parts = prepare(load_run(result.folder)[0], lambda event: None)
+    model = FederatedMf.fit(parts.dataset, parts.assignment.client_of_user, parts.config.seed)
+    users = evaluate(model, parts.dataset.queries(Part.TEST), 30, (10,))
+    found = result.metrics["baselines"]["federated_mf"]
+    assert found["overall"]["ndcg@10"] == pytest.approx(users.overall()["ndcg@10"], abs=1e-12)
+    assert list(found["clients"]) == ["shop-0", "shop-1", "shop-2"]
+    assert "matrix factorisation" in (result.folder / "report.html").read_text()
 
 
 def gain(scores, history, target):

@@ -56,6 +56,11 @@ class EvaluationSettings(BaseModel):
         "auto", description="Validation measure that keeps rows and stops runs; auto: what suits the backbone."
     )
     baselines: bool = Field(True, description="Measure popularity, transitions, and the others beside the model.")
+    references: tuple[Literal["federated_mf"], ...] = Field(
+        (),
+        description="Models of others that are trained and measured beside it. federated_mf: matrix factorisation whose "
+        "item factors are averaged over the clients.",
+    )
     examples: int = Field(3, ge=0, le=100, description="Recommendations per client that are shown in the report.")
 
 

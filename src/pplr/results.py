@@ -18,7 +18,17 @@ import torch
 from torch import Tensor
 
 from pplr.data.dataset import Ints, Part, Queries
-from pplr.evaluation import UserMetrics, balance, balances, evaluate, fit_baselines, per_client, top_items
+from pplr.evaluation import (
+    REFERENCES,
+    Scorer,
+    UserMetrics,
+    balance,
+    balances,
+    evaluate,
+    fit_baselines,
+    per_client,
+    top_items,
+)
 from pplr.federation.client import Client
 from pplr.federation.events import Event, Observer
 from pplr.federation.messages import Report
@@ -57,15 +67,22 @@ class Outcome:
 
 
 def measure_baselines(parts: Parts, clients: Sequence[Client], observer: Observer) -> dict[str, UserMetrics]:
-    """Return per-user metrics of every baseline that suits the data, on the users that the clients are tested on."""
+    """Return per-user metrics of baselines and references, on the users that the clients are tested on."""
+    evaluation, dataset = parts.config.evaluation, parts.dataset
     queries = tested_queries(parts, clients)
-    evaluation = parts.config.evaluation
-    measured = {}
-    for name, scorer in fit_baselines(parts.dataset).items():
-        observer(Event("baseline", data={"name": name}))
+    measured: dict[str, UserMetrics] = {}
+
+    def measure(name: str, scorer: Scorer) -> None:
         measured[name] = evaluate(
             scorer, queries, parts.backbone.items, evaluation.ks, mask_history=evaluation.mask_history
         )
+
+    for name, scorer in fit_baselines(dataset).items() if evaluation.baselines else ():
+        observer(Event("baseline", data={"name": name}))
+        measure(name, scorer)
+    for name in evaluation.references:
+        observer(Event("baseline", data={"name": name}))
+        measure(name, REFERENCES[name](dataset, parts.assignment.client_of_user, parts.config.seed))
     return measured
 
 

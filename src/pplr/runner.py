@@ -231,7 +231,7 @@ def _outcome(
         reports[client.info.name] = report
         observe(Event("tested", None, client.info.name, {"loss": report.loss, "users": report.users, **report.metrics}))
     tested = time.perf_counter()
-    baselines = measure_baselines(parts, clients, observe) if parts.config.evaluation.baselines else {}
+    baselines = measure_baselines(parts, clients, observe)
     seconds = {"test": tested - started, "baselines": time.perf_counter() - tested}
     return Outcome(reports, {client.info.name: client.info.size for client in clients}, baselines, seconds), clients
 

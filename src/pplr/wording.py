@@ -25,6 +25,7 @@ BASELINES = {
     "transitions": "transitions",
     "item_knn": "item-kNN",
     "item_knn_recency": "item-kNN with recency",
+    "federated_mf": "federated matrix factorisation",
 }
 """Baseline -> its name in tables and sentences."""
 
@@ -35,6 +36,7 @@ MEANINGS = {
     "transitions": "what usually follows a user's last items",
     "item_knn": "what is chosen together with a user's items",
     "item_knn_recency": "what is chosen together with a user's items, the last ones counting most",
+    "federated_mf": "what users of all clients with the same taste chose, by averaged item factors",
 }
 """Baseline -> what it recommends."""
 

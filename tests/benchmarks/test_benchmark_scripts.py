@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import tiny
+from pplr.data.dataset import Part
 from pplr.models.hub import Kind
 from pplr.models.hub.parts import load_parts
 from pplr.models.hub.resolver import ModelFiles
@@ -278,3 +279,41 @@ def test_a_fuzz_gets_an_error_for_each_frame_and_each_session(script, tmp_path):
     assert result["parser"]["most_bytes_allocated"] < result["parser"]["frame_bytes_allowed"]
     assert result["server"]["memory_growth_bytes"] < result["server"]["memory_allowed_bytes"]
     assert "2,200 wrong frames" in script("trunk_sections").fuzz(result)
+
+
+def test_baselines_and_references_are_measured_with_the_clients_of_each_seed(
+    script, data_options, tmp_path, monkeypatch
+):
+    output = tmp_path / "references.json"
+    for name in ("one", "two"):
+        words = ["references.py", *data_options, "--name", name, "--seeds", "1", "2", "--output", str(output)]
+        monkeypatch.setattr(sys, "argv", words)
+        script("references").main()
+    data = json.loads(output.read_text())["data"]
+    assert list(data) == ["one, leave-one-out", "two, leave-one-out"]
+    for figures in data["two, leave-one-out"]["seeds"].values():
+        assert {"popularity", "transitions", "item_knn", "federated_mf"} <= set(figures)
+        assert figures["federated_mf"]["worst_client"] == min(figures["federated_mf"]["clients"].values())
+
+
+def test_what_sasrec_is_given_holds_no_target_and_its_vectors_rank_by_dot_product(script, tmp_path):
+    sasrec, data = script("sasrec"), tiny.dataset()
+    sasrec.export(data, tmp_path / "split.npz")
+    split = np.load(tmp_path / "split.npz")
+    queries, items = data.queries(Part.TEST), len(data.catalogue)
+    assert set(split) == {
+        f"{part}_{what}" for part in ("training", "validation", "test") for what in ("items", "offsets")
+    }
+    np.testing.assert_array_equal(split["test_items"], queries.histories.values)
+    assert len(split["training_items"]) == len(split["test_items"]) - len(queries)  # the test's history has validation
+    rng = np.random.default_rng(0)
+    known = np.arange(0, items, 2)
+    rows = np.arange(1, len(queries))  # the first history had no known item
+    arrays = {"test_rows": rows, "test_vectors": rng.normal(size=(len(rows), 3)).astype(np.float32)}
+    arrays |= {"items": known, "item_vectors": rng.normal(size=(len(known), 3)).astype(np.float32)}
+    order = rng.permutation(len(queries))
+    scores = sasrec.DotProducts(queries, arrays, "test", items).scores(queries.select(order)).numpy()[np.argsort(order)]
+    np.testing.assert_allclose(scores[1:][:, known], arrays["test_vectors"] @ arrays["item_vectors"].T, rtol=1e-5)
+    others = np.setdiff1d(np.arange(items), known)
+    assert (scores[:, others].max(axis=1) < scores[:, known].min(axis=1)).all()
+    assert len(np.unique(scores[0, known])) == 1

@@ -16,7 +16,9 @@ Format = Literal["terminal", "markdown", "latex", "csv"]
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Two or more run folders.", show_default=False)],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Two or more run folders or records.", show_default=False)
+    ],
     metric: Annotated[str, typer.Option(metavar="NAME", help="Which metric, such as recall@20.")] = "ndcg@10",
     over_seeds: Annotated[
         bool,
@@ -41,6 +43,7 @@ def compare(
       pplr compare runs/local runs/fedavg runs/pplr
       pplr compare runs/fedavg runs/pplr --metric recall@20
       pplr compare runs/fedavg-* runs/pplr-* --over-seeds --format latex
+      pplr compare runs/demo/records/* --over-seeds
       pplr compare runs/local runs/pplr --json | jq '.runs[1].difference'
     """
     from pplr.report.comparison import compare_runs, compare_variants

@@ -38,6 +38,17 @@ def study(
             show_default=False,
         ),
     ] = None,
+    records: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where each finished cell leaves its record, and what has one is not run; records in the study's folder without.",
+            show_default=False,
+        ),
+    ] = None,
+    no_run: Annotated[
+        bool, typer.Option("--no-run", help="Write tables and plots of what is done; run nothing.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the cells and how far each is; run nothing.")
     ] = False,
@@ -51,15 +62,19 @@ def study(
     strategies, backbones, seeds, any key. Every combination is a cell, with
     a run folder below DIR/cells. Give the same command again after an
     interruption: what is done stays, what was begun goes on. A cell that
-    fails does not keep the others from running.
+    fails does not keep the others from running. Of each finished cell a
+    record is kept, a small file that replaces its run folder in tables,
+    plots and resuming.
 
     Examples:
       pplr study studies/demo.toml --dry-run
       pplr study studies/demo.toml
       pplr study studies/main.toml --data-folder data --out runs/main
+      pplr study studies/main.toml --records results --no-run
       pplr study studies/demo.toml --json > study.json
     """
     from pplr.study.grid import cells
+    from pplr.study.records import RECORDS
     from pplr.study.run import State, run_cells
     from pplr.study.settings import load_study
     from pplr.study.tables import write_tables
@@ -67,21 +82,23 @@ def study(
     settings = load_study(path)
     grid = cells(settings, (data_folder or path.parent).resolve())
     folder = (out or Path("runs") / settings.name).resolve()
+    keep = folder / RECORDS if records is None else records.resolve()
     if dry_run:
-        _list(_states(grid, folder), as_json=as_json)
+        _list(_states(grid, folder, keep), as_json=as_json)
         return
+    failures: list[Failure] = []
     try:
-        with watching(quiet=quiet) as observer:
-            failures = run_cells(grid, folder, observer)
+        if not no_run:
+            with watching(quiet=quiet) as observer:
+                failures = run_cells(grid, folder, observer, keep)
     except KeyboardInterrupt as interrupt:
-        say(f"Interrupted. Go on with: {command(*_again(path, out, data_folder))}")
+        say(f"Interrupted. Go on with: {command(*_again(path, out, data_folder, records))}")
         raise typer.Exit(INTERRUPTED) from interrupt
-    done = [(cell, place) for cell, place, state in _states(grid, folder) if state is State.DONE]
+    states = _states(grid, folder, keep)
+    done = [(cell, place) for cell, place, state in states if state is State.DONE]
     groups = write_tables(settings, done, folder, samples=samples)
     if as_json:
-        write_json(
-            {"folder": str(folder), "cells": _listed(_states(grid, folder)), "groups": [g.as_dict() for g in groups]}
-        )
+        write_json({"folder": str(folder), "cells": _listed(states), "groups": [g.as_dict() for g in groups]})
     else:
         for group in groups:
             results().print(comparison_table(group.comparison, group.title))
@@ -89,10 +106,12 @@ def study(
     _report(failures, len(grid))
 
 
-def _states(grid: tuple[Cell, ...], folder: Path) -> list[Status]:
-    from pplr.study.run import find_folder, state_of
+def _states(grid: tuple[Cell, ...], folder: Path, records: Path) -> list[Status]:
+    from pplr.study.records import recorded
+    from pplr.study.run import find_result, state_of
 
-    places = [(cell, find_folder(folder, cell)) for cell in grid]
+    known = recorded(records)
+    places = [(cell, find_result(folder, cell, known)) for cell in grid]
     return [(cell, place, state_of(place)) for cell, place in places]
 
 
@@ -131,9 +150,9 @@ def _report(failures: list[Failure], cells: int) -> None:
     raise typer.Exit(failures[0].error.exit_code)
 
 
-def _again(path: Path, out: Path | None, data_folder: Path | None) -> list[str]:
+def _again(path: Path, out: Path | None, data_folder: Path | None, records: Path | None) -> list[str]:
     words = ["pplr", "study", str(path)]
-    for option, value in (("--out", out), ("--data-folder", data_folder)):
+    for option, value in (("--out", out), ("--data-folder", data_folder), ("--records", records)):
         if value is not None:
             words += [option, str(value)]
     return words

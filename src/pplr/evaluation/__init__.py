@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pplr.evaluation.balance import Balance, balance, balances, per_client
-from pplr.evaluation.baselines import BASELINES, fit_baselines
+from pplr.evaluation.baselines import BASELINES, REFERENCES, fit_baselines
 from pplr.evaluation.bootstrap import Difference, bootstrap_difference, compare, mean_over_users, worst_client
 from pplr.evaluation.evaluate import UserMetrics, evaluate
 from pplr.evaluation.metrics import DEFAULT_KS, METRICS, measure, metric_key
@@ -15,6 +15,7 @@ __all__ = [
     "BASELINES",
     "DEFAULT_KS",
     "METRICS",
+    "REFERENCES",
     "Balance",
     "Difference",
     "Ranks",

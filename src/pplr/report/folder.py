@@ -1,4 +1,4 @@
-"""A finished run as it lies on the disk, read once into typed values."""
+"""A finished run as it lies on the disk, a folder or a record, read once into typed values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from pplr.config import Config, load_config, parse_config
 from pplr.errors import RunError, command
+from pplr.report.record import is_record, read_record
 from pplr.report.schema import METRIC_KEY, SCHEMA_VERSION, Metrics
 from pplr.run_folder import of_silos
 
@@ -77,11 +79,13 @@ def read_run(folder: Path) -> FinishedRun:
 
 
 def read_metrics(folder: Path) -> Metrics:
-    """Return the validated content of `folder`/metrics.json.
+    """Return the validated content of `folder`/metrics.json, or of a record.
 
     Raises:
         RunError: as `read_run`.
     """
+    if is_record(folder):
+        return read_record(folder).metrics
     path = folder / METRICS_FILE
     _check_finished(folder)
     text = _read_text(path)
@@ -112,6 +116,8 @@ def read_per_user(folder: Path) -> pl.DataFrame:
     Raises:
         RunError: the file is missing or damaged, lacks a column, or lists a user twice.
     """
+    if is_record(folder):
+        return read_record(folder).per_user.table()
     path = folder / PER_USER_FILE
     if not path.is_file():
         _check_finished(folder)
@@ -143,11 +149,26 @@ def read_per_user(folder: Path) -> pl.DataFrame:
 
 def held_out_digest(folder: Path) -> str | None:
     """Return the digest of the held-out events that a run was made from, or None where its mark says nothing of them."""
+    if is_record(folder):
+        return read_record(folder).held_out
     try:
         digest = json.loads((folder / MARK_FILE).read_text(encoding="utf-8"))["made_from"]["held-out events"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return digest if isinstance(digest, str) else None
+
+
+def read_configuration(folder: Path) -> Config:
+    """Return the configuration of a run; relative paths in a record's start at its own folder.
+
+    Raises:
+        ConfigError: there is none, or something is wrong in it.
+        RunError: a record is damaged.
+    """
+    if not is_record(folder):
+        return load_config(folder / CONFIGURATION_FILE)
+    record = read_record(folder)
+    return parse_config({**record.configuration, "name": record.metrics.name}, folder.parent)
 
 
 def _check_finished(folder: Path) -> None:

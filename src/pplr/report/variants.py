@@ -6,10 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pplr.config import load_config
 from pplr.errors import ConfigError, RunError
 from pplr.report.comparison import Variant
-from pplr.report.folder import CONFIGURATION_FILE
+from pplr.report.folder import read_configuration
 
 _NOT_COMPARED = {"name", "seed", "device", "threads"}
 
@@ -24,7 +23,7 @@ def by_configuration(folders: Sequence[Path]) -> list[Variant]:
     names: dict[str, str] = {}
     for folder in folders:
         try:
-            config = load_config(folder / CONFIGURATION_FILE)
+            config = read_configuration(folder)
         except ConfigError as problem:
             raise RunError(f"The run in {folder} cannot be compared: {problem}") from problem
         key = json.dumps(config.model_dump(mode="json", exclude=_NOT_COMPARED), sort_keys=True)

@@ -25,6 +25,7 @@ OF_EACH = {
     "placement.certificates",
     "placement.wait_seconds",
     "evaluation.baselines",
+    "evaluation.references",
     "evaluation.examples",
 }
 """Keys of these that may differ: places and names on one's own machine, and what only one machine does."""

@@ -35,11 +35,13 @@ class Cell:
     Attributes:
         labels: the choice along each axis, by axis.
         config: the configuration of the run.
+        content: the same as values, paths as they were written; without what a cell is called and where it is computed.
         digest: names the configuration, whatever the cell is called and wherever its data lies.
     """
 
     labels: Mapping[str, str]
     config: Config
+    content: Changes
     digest: str
 
     @property
@@ -88,18 +90,24 @@ def _cell(study: StudySettings, labels: Mapping[str, str], changes: list[Changes
         raise ConfigError(problems)
     values["name"] = _slug(labels.values())
     config = parse_config(values, data_folder)
-    return Cell(labels, config, _digest(config, values))
+    return Cell(labels, config, content_of(config, values), digest_of(config, values))
 
 
-def _digest(config: Config, values: Changes) -> str:
-    """Return the digest of a configuration; files count as they are written, not where they were found."""
+def content_of(config: Config, values: Changes) -> Changes:
+    """Return what makes a cell what it is; `values` are those that `config` was parsed from, with paths as written."""
     content = config.model_dump(mode="json")
     for key in _CIRCUMSTANCES:
         del content[key]
     for section, key in _PATHS:
         if key in values.get(section, {}):
             content[section][key] = values[section][key]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:DIGEST_LENGTH]
+    return content
+
+
+def digest_of(config: Config, values: Changes) -> str:
+    """Return the digest of a configuration; files count as they are written, not where they were found."""
+    content = json.dumps(content_of(config, values), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:DIGEST_LENGTH]
 
 
 def _flat(changes: Changes, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,10 +14,12 @@ from pplr.config import load_config
 from pplr.errors import ConfigError, PplrError, RunError, StorageError
 from pplr.federation.events import Event, Observer, ignore
 from pplr.report.folder import read_metrics, read_per_user
+from pplr.report.record import is_record
 from pplr.runner import run
 from pplr.shelf import Shelf
 from pplr.storage import delete
 from pplr.study.grid import Cell
+from pplr.study.records import RECORDS, record_cell, recorded
 
 CELLS = "cells"
 """The folder of a study's run folders."""
@@ -45,8 +47,19 @@ def find_folder(study_folder: Path, cell: Cell) -> Path:
     return found[0] if found else study_folder / CELLS / cell.folder
 
 
+def find_result(study_folder: Path, cell: Cell, records: Mapping[str, Path]) -> Path:
+    """Return where a cell's results are: its run folder where the run is done, or else its record, if there is one."""
+    folder = find_folder(study_folder, cell)
+    return folder if cell.digest not in records or state_of(folder) is State.DONE else records[cell.digest]
+
+
 def state_of(folder: Path) -> State:
-    """Return how far the run in a cell's folder is; one whose results are missing or damaged is only begun."""
+    """Return how far the run in a cell's folder is; one whose results are missing or damaged is only begun.
+
+    What has a record is done.
+    """
+    if is_record(folder):
+        return State.DONE
     if not folder.is_dir() or not (folder / run_folder.MARK).is_file():
         return State.MISSING
     try:
@@ -58,20 +71,30 @@ def state_of(folder: Path) -> State:
     return State.DONE
 
 
-def run_cells(cells: Sequence[Cell], study_folder: Path, observer: Observer = ignore) -> list[Failure]:
+def run_cells(
+    cells: Sequence[Cell], study_folder: Path, observer: Observer = ignore, records: Path | None = None
+) -> list[Failure]:
     """Run the cells that are not done, and return those that failed; they do not keep the others from running.
+
+    A cell is done when its run is, or when it has a record in the folder `records`, by default that of the study's
+    folder. There each run leaves its record.
 
     A cell that was begun goes on after its newest checkpoint; where that cannot be, it is run anew. Cells next to each
     other share data and model where these are the same.
 
     Raises:
+        RunError: a record is damaged.
         StorageError: the disk is full or not writable, so that no cell can be run.
     """
     failures: list[Failure] = []
-    shelf, clock = Shelf(), _Clock(cells, study_folder)
+    keep = study_folder / RECORDS if records is None else records
+    known = recorded(keep)
+    shelf, clock = Shelf(), _Clock(cells, study_folder, known)
     for place, cell in enumerate(cells, start=1):
-        folder = find_folder(study_folder, cell)
+        folder = find_result(study_folder, cell, known)
         if state_of(folder) is State.DONE:
+            if cell.digest not in known:
+                record_cell(cell, folder, keep)
             continue
         data = {
             "title": cell.title,
@@ -83,6 +106,7 @@ def run_cells(cells: Sequence[Cell], study_folder: Path, observer: Observer = ig
         started = time.perf_counter()
         try:
             _run_cell(cell, folder, shelf, observer)
+            record_cell(cell, folder, keep)
         except StorageError:
             raise
         except PplrError as error:
@@ -112,11 +136,12 @@ def _run_cell(cell: Cell, folder: Path, shelf: Shelf, observer: Observer) -> Non
 class _Clock:
     """Foretells how long cells take, by those that are done."""
 
-    def __init__(self, cells: Iterable[Cell], study_folder: Path) -> None:
+    def __init__(self, cells: Iterable[Cell], study_folder: Path, records: Mapping[str, Path]) -> None:
         self._folder = study_folder
+        self._records = records
         self._seconds: dict[str, list[float]] = {}
         for cell in cells:
-            folder = find_folder(study_folder, cell)
+            folder = find_result(study_folder, cell, records)
             if state_of(folder) is State.DONE:
                 self.took(cell, read_metrics(folder).cost.seconds.get("total", 0.0))
 
@@ -129,7 +154,8 @@ class _Clock:
         every = [seconds for known in self._seconds.values() for seconds in known]
         if not every:
             return None
-        waiting = [cell for cell in cells if state_of(find_folder(self._folder, cell)) is not State.DONE]
+        places = [(cell, find_result(self._folder, cell, self._records)) for cell in cells]
+        waiting = [cell for cell, place in places if state_of(place) is not State.DONE]
         return sum(fmean(self._seconds.get(_alike(cell), every)) for cell in waiting)
 
 

@@ -1,14 +1,15 @@
-"""What a learned model must beat: baselines without parameters, fitted on training events alone.
+"""What a learned model must beat: baselines that count, and references that are trained, on training events alone.
 
-A new one needs its file and its line in `BASELINES`.
+A new one needs its file and its line in `BASELINES` or `REFERENCES`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from pplr.data.dataset import Dataset, Part
+from pplr.data.dataset import Dataset, Ints, Part
 from pplr.errors import ConfigError, nearest
+from pplr.evaluation.baselines.federated_mf import FederatedMf
 from pplr.evaluation.baselines.item_knn import ItemKnn
 from pplr.evaluation.baselines.popularity import Popularity
 from pplr.evaluation.baselines.recent import Recent
@@ -30,6 +31,12 @@ BASELINES: Mapping[str, Fit] = {
     "item_knn_recency": lambda dataset, _: ItemKnn.fit(dataset, decay=0.5),
 }
 """Name -> how to fit it, in the order of tables."""
+
+FitReference = Callable[[Dataset, Ints, int], Scorer]
+"""Trains a reference, given the client of each user code and the run's seed."""
+
+REFERENCES: Mapping[str, FitReference] = {"federated_mf": FederatedMf.fit}
+"""Name -> how to train it: models of others, seeded, whose settings are chosen on validation queries."""
 
 
 def fit_baselines(dataset: Dataset, part: Part = Part.TEST, names: Sequence[str] | None = None) -> dict[str, Scorer]:
@@ -58,7 +65,10 @@ def fit_baselines(dataset: Dataset, part: Part = Part.TEST, names: Sequence[str]
 
 __all__ = [
     "BASELINES",
+    "REFERENCES",
+    "FederatedMf",
     "Fit",
+    "FitReference",
     "ItemKnn",
     "Popularity",
     "Recent",

@@ -7,15 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pplr.data.dataset import Dataset, Ints, Part, Queries
+from pplr.data.dataset import Dataset, Ints, Queries
 from pplr.errors import DataError
 from pplr.evaluation.baselines.popularity import below_one, training_counts
+from pplr.evaluation.baselines.selection import SELECTION_KEY, selection_queries
 from pplr.evaluation.evaluate import evaluate
 from pplr.evaluation.ranking import Floats
-
-SELECTION_KEY = "ndcg@10"
-SELECTION_QUERIES = 2000
-"""Validation queries, evenly spaced over the users, on which the window is chosen."""
 
 
 class Recent:
@@ -55,11 +52,10 @@ class Recent:
         times, items, counts = times[order], dataset.training().values[order], training_counts(dataset)
         candidates = sorted(set(windows or _halvings(times)), reverse=True)
         found = [Recent(window, times, items, counts) for window in candidates]
-        queries = dataset.queries(Part.VALIDATION)
+        queries = selection_queries(dataset)
         if len(found) == 1 or len(queries) == 0:
             return found[0]
-        rows = np.unique(np.linspace(0, len(queries) - 1, SELECTION_QUERIES).astype(np.int64))
-        quality = [evaluate(each, queries.select(rows), len(counts), (10,)).overall()[SELECTION_KEY] for each in found]
+        quality = [evaluate(each, queries, len(counts), (10,)).overall()[SELECTION_KEY] for each in found]
         return found[int(np.argmax(quality))]
 
     def scores(self, queries: Queries) -> torch.Tensor:
