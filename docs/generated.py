@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pydantic import BaseModel
@@ -18,6 +19,7 @@ from pplr.config_schema import default_of, first_paragraph, kinds_of, meaning_of
 from pplr.report.schema import metrics_json_schema
 from pplr.trunk.fields import COORDINATORS, FIELDS, Limits
 from pplr.trunk.frames import Kind
+from pplr.wording import baseline_name
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -28,6 +30,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         "metrics-schema": metrics_schema,
         "hidden-states": hidden_states,
         "lying-client": lying_client,
+        "references": references,
         "wire-fields": wire_fields,
         "wire-limits": wire_limits,
     }
@@ -106,6 +109,39 @@ def _honest(cell: dict[str, Any] | None) -> str:
         return "not measured"
     ended = "" if cell["stopped"] is None else "†"
     return f"{cell['kept']['overall']:.3f} / {cell['kept']['worst']:.3f}{ended}"
+
+
+def references() -> str:
+    """Return what baselines and references reach on each data set, and how SASRec was trained."""
+    results = Path(__file__).parent.parent / "benchmarks" / "results"
+    measured = json.loads((results / "references.json").read_text(encoding="utf-8"))["data"]
+    sasrec = json.loads((results / "sasrec.json").read_text(encoding="utf-8"))["data"]
+    columns = {name: list(entry["seeds"].values()) for name, entry in measured.items()}
+    for name, entry in sasrec.items():
+        columns.setdefault(f"{name}, {entry['split']}", [{}])[0]["sasrec"] = entry["runs"]
+    recommenders = dict.fromkeys(name for seeds in columns.values() for figures in seeds for name in figures)
+    rows = ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    for recommender in recommenders:
+        cells = []
+        for seeds in columns.values():
+            found = [figures[recommender] for figures in seeds if recommender in figures]
+            cells.append(_reached(found[0] if found and isinstance(found[0], list) else found))
+        title = "SASRec, all data in one place" if recommender == "sasrec" else baseline_name(recommender)
+        rows.append(f"| {title} | " + " | ".join(cells) + " |")
+    trained = [
+        f"{name}: width {entry['settings']['n_factors']}, dropout {entry['settings']['dropout_rate']}, the last "
+        f"{entry['settings']['session_max_len']} items, {' and '.join(str(run['epochs']) for run in entry['runs'])} epochs"
+        for name, entry in sasrec.items()
+    ]
+    return "\n".join([*rows, "", f"SASRec's settings, chosen on validation targets: {'; '.join(trained)}."])
+
+
+def _reached(found: list[dict[str, Any]]) -> str:
+    """Return Recall@10 / NDCG@10 / the worst client's NDCG@10, means over seeds."""
+    if not found:
+        return ""
+    values = [(each["overall"]["recall@10"], each["overall"]["ndcg@10"], each["worst_client"]) for each in found]
+    return " / ".join(f"{fmean(column):.4f}" for column in zip(*values, strict=True))
 
 
 def wire_fields() -> str:

@@ -212,6 +212,33 @@ def test_all_formats_say_the_same(study, groups):
     assert str(folder) not in json.dumps(summary["study"])
 
 
+def test_baselines_of_the_reference_stand_below_the_variants(study, groups):
+    _, grid, folder = study
+    metrics = [
+        json.loads((find_folder(folder, cell) / "metrics.json").read_text())
+        for cell in grid
+        if cell.labels["strategy"] == "fedavg"
+    ]
+    found = {each.name: each for each in groups[0].comparison.baselines}
+    assert list(found) == list(metrics[0]["baselines"])
+    for name, each in found.items():
+        own = [record["baselines"][name] for record in metrics]
+        assert each.overall == pytest.approx(sum(record["overall"]["ndcg@10"] for record in own) / 2)
+        assert each.worst == pytest.approx(sum(record["balance"]["ndcg@10"]["worst"] for record in own) / 2)
+    text = f"{found['item_knn'].overall:.4f} | {found['item_knn'].worst:.4f} |"
+    assert f"| item-kNN |  |  | {text}" in (folder / "tables" / "small.md").read_text()
+    assert f"item-kNN & {text.replace(' |', ' &')}" in (folder / "tables" / "small.tex").read_text()
+    row = next(
+        line
+        for line in csv.DictReader((folder / "tables" / "small.csv").read_text().splitlines())
+        if line["variant"] == "item_knn"
+    )
+    assert (float(row["overall"]), row["difference"]) == (found["item_knn"].overall, "")
+    summary = json.loads((folder / "study.json").read_text())
+    assert summary["groups"][0]["baselines"][0]["name"] == "popularity"
+    assert ">item-kNN<" in (folder / "study.html").read_text()
+
+
 def test_the_page_has_every_plot_and_loads_nothing(study, groups):
     _, _, folder = study
     page = (folder / "study.html").read_text()

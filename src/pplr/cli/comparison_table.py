@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pplr.cli.measures import shown
+from pplr.wording import baseline_name
 
 if TYPE_CHECKING:
     from pplr.evaluation import Difference
@@ -40,6 +41,8 @@ def comparison_table(comparison: Comparison, title: str = "") -> Table:
             _worst(run),
             _interval(run.worst_difference),
         )
+    for each in comparison.baselines:
+        table.add_row(baseline_name(each.name), f"{each.overall:.4f}", "-", f"{each.worst:.4f}", "-")
     return table
 
 

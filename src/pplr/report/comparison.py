@@ -15,7 +15,7 @@ from pplr.data.dataset import Ints
 from pplr.errors import ConfigError, RunError, nearest
 from pplr.evaluation import Balance, Difference, UserMetrics, balance, compare_over_seeds
 from pplr.report.folder import held_out_digest, read_metrics, read_per_user
-from pplr.report.schema import Metrics
+from pplr.report.schema import BalanceMeasures, Metrics
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,25 @@ class ComparedRun:
 
 
 @dataclass(frozen=True)
+class ComparedBaseline:
+    """A baseline or reference that was measured beside the first variant; figures are means over its seeds.
+
+    Attributes:
+        name: as in metrics.json.
+        overall: mean over users.
+        worst: mean over the users of its worst client.
+        std: deviation over clients.
+        gap: its best client minus its worst.
+    """
+
+    name: str
+    overall: float
+    worst: float
+    std: float
+    gap: float
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Variants on the same users, compared by one metric.
 
@@ -71,6 +90,7 @@ class Comparison:
         seed: seed of the bootstrap.
         runs: the variants, in the order in which they were given; the first is the one to compare with.
         notes: what a reader has to know, in sentences.
+        baselines: what was measured beside the first variant, without intervals.
     """
 
     metric: str
@@ -79,6 +99,7 @@ class Comparison:
     seed: int
     runs: tuple[ComparedRun, ...]
     notes: tuple[str, ...]
+    baselines: tuple[ComparedBaseline, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the comparison as values that `json.dumps` takes."""
@@ -89,6 +110,7 @@ class Comparison:
             "seed": self.seed,
             "runs": [_run_as_dict(run) for run in self.runs],
             "notes": list(self.notes),
+            "baselines": [asdict(baseline) for baseline in self.baselines],
         }
 
 
@@ -146,7 +168,7 @@ def compare_variants(
         if len(pair) < len(variant.runs):
             notes.append(_unpaired(variant, measured[0], len(pair)))
         runs.append(variant.compared(metric, found, same_clients=same_clients))
-    return Comparison(metric, level, samples, seed, tuple(runs), tuple(notes))
+    return Comparison(metric, level, samples, seed, tuple(runs), tuple(notes), _baselines(measured[0], metric))
 
 
 @dataclass(frozen=True)
@@ -238,6 +260,25 @@ def _paired(first: _Measured, other: _Measured) -> list[tuple[_Run, _Run]]:
     for one, two in pairs:
         _check_same_users(one, two)
     return pairs
+
+
+def _baselines(first: _Measured, metric: str) -> tuple[ComparedBaseline, ...]:
+    """Return what every run of the first variant has measured beside it."""
+    records = [run.metrics.baselines for run in first.runs]
+    found = []
+    for name in records[0]:
+        overall = [record[name].overall.figure(metric) for record in records if name in record]
+        spreads = [record[name].balance.get(metric) for record in records if name in record]
+        known = [value for value in overall if value is not None]
+        balances = [each for each in spreads if each is not None and None not in (each.worst, each.std, each.gap)]
+        if len(known) == len(balances) == len(records):
+            worst, std, gap = (_mean(balances, key) for key in ("worst", "std", "gap"))
+            found.append(ComparedBaseline(name, float(np.mean(known)), worst, std, gap))
+    return tuple(found)
+
+
+def _mean(spreads: Sequence[BalanceMeasures], key: str) -> float:
+    return float(np.mean([getattr(spread, key) for spread in spreads]))
 
 
 def _unpaired(variant: _Measured, first: _Measured, pairs: int) -> str:

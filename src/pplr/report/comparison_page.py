@@ -9,10 +9,11 @@ from typing import Any
 from pplr.evaluation import Difference
 from pplr.report.comparison import Comparison
 from pplr.report.comparison_figures import comparison_figures
-from pplr.report.comparison_text import with_deviation
+from pplr.report.comparison_text import baseline_cells, with_deviation
 from pplr.report.figures import Figure
 from pplr.report.html import render_page
 from pplr.storage import write_text
+from pplr.wording import baseline_name
 
 
 def write_page(path: Path, name: str, comparisons: Sequence[tuple[str, Comparison]]) -> None:
@@ -53,6 +54,10 @@ def _rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "differences": [_difference(run.difference), _difference(run.worst_difference)],
             }
         )
+    for each in comparison.baselines:
+        nothing = [("", False), ("", False)]
+        cells = baseline_cells(each)
+        rows.append({"label": baseline_name(each.name), "seeds": "", "cells": cells, "differences": nothing})
     return rows
 
 

@@ -1,4 +1,4 @@
-"""A comparison as a table in a text: Markdown, LaTeX, CSV."""
+"""A comparison as a table in a text: Markdown, LaTeX, CSV. Baselines stand below the variants."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Mapping
 
 from pplr.evaluation import Difference
-from pplr.report.comparison import ComparedRun, Comparison
-from pplr.wording import measure_name
+from pplr.report.comparison import ComparedBaseline, ComparedRun, Comparison
+from pplr.wording import baseline_name, measure_name
 
 _LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "\\": r"\textbackslash{}"}
 _LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -22,6 +22,7 @@ def markdown(comparison: Comparison) -> str:
     head += [f"difference to the first [{percent}]", f"worst client's difference [{percent}]"]
     rows = [head, ["---", "---", "---:", "---:", "---:", "---:", "---:", "---:", "---:"]]
     rows += [_markdown_row(run) for run in comparison.runs]
+    rows += [[baseline_name(each.name), "", "", *baseline_cells(each), "", ""] for each in comparison.baselines]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([*lines, "", *comparison.notes]) + "\n"
 
@@ -35,6 +36,11 @@ def latex(comparison: Comparison) -> str:
         " & ".join(head) + r" \\",
         r"\midrule",
         *(" & ".join(_latex_row(run)) + r" \\" for run in comparison.runs),
+        *([r"\midrule"] if comparison.baselines else []),
+        *(
+            " & ".join([baseline_name(each.name), *baseline_cells(each), "", ""]) + r" \\"
+            for each in comparison.baselines
+        ),
         r"\bottomrule",
         r"\end{tabular}",
     ]
@@ -62,6 +68,10 @@ def comma_separated(comparison: Comparison) -> str:
         start = [run.label, run.strategy, " ".join(map(str, run.seeds)), str(run.users), comparison.metric]
         overall = [_full(run.overall), _full(run.overall_std)]
         table.writerow([*start, *overall, *figures, *_ends(run.difference), *_ends(run.worst_difference)])
+    for each in comparison.baselines:
+        start = [each.name, "baseline", "", "", comparison.metric]
+        figures = [_full(each.worst), "", "", _full(each.std), _full(each.gap)]
+        table.writerow([*start, _full(each.overall), "", *figures, *_ends(None), *_ends(None)])
     return written.getvalue()
 
 
@@ -75,6 +85,11 @@ ENDINGS = {"markdown": "md", "latex": "tex", "csv": "csv"}
 def with_deviation(value: float, deviation: float | None) -> str:
     """Return "0.1234", or "0.1234 ± 0.0012" where there are several seeds."""
     return f"{value:.4f}" if deviation is None else f"{value:.4f} ± {deviation:.4f}"
+
+
+def baseline_cells(baseline: ComparedBaseline) -> list[str]:
+    """Return a baseline's overall figure, worst client, deviation and gap, as they are written."""
+    return [f"{value:.4f}" for value in (baseline.overall, baseline.worst, baseline.std, baseline.gap)]
 
 
 def _markdown_row(run: ComparedRun) -> list[str]:

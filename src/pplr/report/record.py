@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import lzma
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -136,13 +137,14 @@ def is_record(path: Path) -> bool:
 
 
 def read_record(path: Path) -> Record:
-    """Return the record in a file.
+    """Return the record in a file; one that was read and has not changed is not read again.
 
     Raises:
         RunError: the file is damaged, or of another version.
     """
     try:
-        return Record.model_validate_json(path.read_bytes())
+        found = path.stat()
+        return _read(path, found.st_mtime_ns, found.st_size)
     except (OSError, ValidationError) as problem:
         first = problem.errors()[0] if isinstance(problem, ValidationError) else {"loc": (), "msg": str(problem)}
         where = ".".join(str(part) for part in first["loc"]) or "the whole"
@@ -150,6 +152,12 @@ def read_record(path: Path) -> Record:
             f"The record {path} cannot be used: {where}: {first['msg']}. Bring it back from a copy, or delete it and run "
             "its cell again."
         ) from problem
+
+
+@lru_cache(maxsize=512)
+def _read(path: Path, changed: int, size: int) -> Record:
+    """Return the record in a file as it was when it was `changed`."""
+    return Record.model_validate_json(path.read_bytes())
 
 
 def _without_matrices(record: RoundRecord) -> RoundRecord:
