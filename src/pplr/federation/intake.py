@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from pplr.federation.admission import flaw, implausible, length, outlying, shortening
@@ -18,7 +17,7 @@ from pplr.models.bank import AdapterBank
 
 def row_digest(row: Tensor) -> str:
     """Return SHA-256 of a row's numbers, as they are in memory: little-endian float32 for a row of the bank."""
-    return hashlib.sha256(row.detach().cpu().contiguous().view(torch.uint8).numpy().data).hexdigest()
+    return hashlib.sha256(row.detach().cpu().contiguous().numpy()).hexdigest()
 
 
 class Intake:

@@ -1,0 +1,31 @@
+"""What comes in during a round: rows of any length are digested before anybody has looked at them."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from pplr.federation.intake import Intake, row_digest
+from pplr.federation.messages import TrainTask, Update
+from pplr.federation.settings import FederationSettings
+from pplr.models.bank import AdapterBank
+
+
+@pytest.mark.parametrize(("length", "stride"), [(0, 1), (1, 0), (1, 1), (1, 5), (3, 0), (3, 2), (1_000, 1)])
+def test_the_digest_of_a_row_is_that_of_its_bytes(length, stride):
+    row = torch.linspace(-1, 1, 1_000).as_strided((length,), (stride,))
+    assert row_digest(row) == hashlib.sha256(np.array(row.tolist(), dtype="<f4").tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("length", [0, 1, 5, 7])
+def test_a_row_of_another_length_is_refused_and_harms_nobody(length):
+    bank, events = AdapterBank.of_equal_rows(["a", "b"], torch.zeros(6)), []
+    intake = Intake([TrainTask("a", 1, 1.0, bank.row("a"))], bank, None, FederationSettings(), events.append)
+    row = torch.ones(1).expand(length)
+    intake.take(Update("a", 1, row, 1.0, 5, 5, {}))
+    intake.close()
+    assert intake.quarantined == {"a"} and f"its row is {length} float32" in intake.absent["a"]
+    assert not bank.rows.any() and [event.name for event in events] == ["quarantined"]
