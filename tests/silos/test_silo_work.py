@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,23 @@ def test_an_update_that_did_not_count_leaves_no_trace(files, tmp_path):
         trained(silo, 1, row)
     losses = [validated(silo, 1, row, counted=silo is counted).loss for silo in (counted, not_counted, absent)]
     assert losses[1] == losses[2] != losses[0], "private parameters were trained"
+
+
+def test_a_silo_that_is_no_longer_needed_goes_with_its_state_at_once(files, tmp_path):
+    silo = work(files, tmp_path / "state")
+    validated(silo, 1, trained(silo, 1, first(silo)).row)
+    validated(silo, 2, trained(silo, 2, first(silo)).row)
+    mapped = Path("/proc/self/maps").read_text(encoding="utf-8")
+    assert str(tmp_path) not in mapped, (
+        "states are files that are deleted: mapped, they would keep their place on the disk"
+    )
+    known = weakref.ref(silo)
+    gc.disable()
+    try:
+        del silo
+        assert known() is None, "a worker for hundreds of silos cannot wait for the garbage collector"
+    finally:
+        gc.enable()
 
 
 def test_what_is_wrong_is_said(files, tmp_path):

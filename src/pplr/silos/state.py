@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from pplr.errors import CheckpointError
@@ -50,7 +50,7 @@ class SiloState:
             return None
         path = self._path(max(earlier))
         try:
-            return load_file(path)
+            return load(path.read_bytes())  # a mapped file would keep its place on the disk when it is deleted
         except (OSError, SafetensorError) as problem:
             raise CheckpointError(
                 f"The state {path} of this silo is damaged ({problem}). Delete it: the silo then goes on from the one "

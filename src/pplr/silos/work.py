@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pplr import __version__
@@ -52,27 +51,27 @@ class SiloWork:
         self._initial = self._client.state()
         self._examples = self._client.info.size
         self.announcement = _announcement(self._parts, self._client)
-        self._answers: Mapping[str, Callable[[Parcel], Parcel]] = {
-            "announce": self._announce,
-            "initial": self._first_row,
-            "train": self._train,
-            "evaluate": self._evaluate,
-        }
 
     def answer(self, asked: Parcel) -> Parcel:
         """Return the answer to a parcel; what goes wrong is said in it."""
-        answer = self._answers.get(asked.kind)
-        if answer is None:
-            return failure(f"Silo {self.announcement.name} is asked for {asked.kind[:60]!r}, which it does not know.")
         try:
-            return answer(asked)
+            return self._answered(asked)
         except PplrError as problem:
             return failure(str(problem))
 
-    def _announce(self, asked: Parcel) -> Parcel:
-        return Parcel("announcement", self.announcement.model_dump())
+    def _answered(self, asked: Parcel) -> Parcel:
+        match asked.kind:
+            case "announce":
+                return Parcel("announcement", self.announcement.model_dump())
+            case "initial":
+                return self._first_row()
+            case "train":
+                return self._train(asked)
+            case "evaluate":
+                return self._evaluate(asked)
+        return failure(f"Silo {self.announcement.name} is asked for {asked.kind[:60]!r}, which it does not know.")
 
-    def _first_row(self, asked: Parcel) -> Parcel:
+    def _first_row(self) -> Parcel:
         layout = self._parts.backbone.layout
         return first_row_parcel(layout, layout.initial_row(self._parts.config.seed)[: layout.shared])
 
