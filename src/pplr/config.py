@@ -19,6 +19,7 @@ from pplr.data.settings import DataSettings, absolute, resolve_paths
 from pplr.errors import ConfigError, command
 from pplr.federation.settings import FederationSettings
 from pplr.federation.strategies import STRATEGIES, Pplr, Strategy
+from pplr.fusion.settings import FusionSettings
 from pplr.models.hub.registry import find
 from pplr.models.parts.settings import PlacementSettings, WholePlacement
 from pplr.models.settings import BackboneSettings, SequenceSettings
@@ -84,6 +85,9 @@ class Config(BaseModel):
     training: TrainingSettings = Field(default=TrainingSettings(), description="Local training of one client.")
     federation: FederationSettings = Field(default=FederationSettings(), description="Rounds.")
     strategy: StrategySettings = Field(default=Pplr(), description="How the clients' rows are combined.")
+    fusion: FusionSettings = Field(
+        default=FusionSettings(), description="What each client counts on its own data beside its model."
+    )
     evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="What is measured.")
 
     @field_validator("name")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +17,11 @@ from pplr.data.dataset import Dataset, Ints, Queries, Ragged
 from pplr.errors import ConfigError, RunError, nearest
 from pplr.evaluation import top_items
 from pplr.federation.events import Observer, ignore
+from pplr.fusion import Fusion, Weights
 from pplr.memory import enough_memory
 from pplr.models.backbone import Backbone, CatalogueScorer
 from pplr.run_folder import ITEM_VECTORS, changed_since, check_origin, recorded
-from pplr.runner import load_run
+from pplr.runner import load_fusion, load_run
 from pplr.trunk.access import TrunkAccess
 from pplr.trunk.stub import StubTrunk
 from pplr.wiring import load_backbone, made_from, reach_trunk
@@ -70,11 +71,13 @@ class Recommender:
         dataset: Dataset,
         backbone: Backbone[Any],
         *,
+        fusion: Mapping[str, Weights] | None = None,
         trunk: TrunkAccess | None = None,
         regrouped: bool = False,
     ) -> None:
         """Recommend from the rows of a run.
 
+        Clients that `fusion` names mix what they count on their own data with their models, by these weights.
         Where a server holds the layers between, `trunk` reaches it. `regrouped` says that users may belong to other
         clients than in the run.
         """
@@ -82,6 +85,7 @@ class Recommender:
         self._rows = rows
         self._dataset = dataset
         self._backbone = backbone
+        self._fusion = fusion or {}
         self._trunk = trunk
         self._scorers: dict[str, CatalogueScorer] = {}
         self._regrouped = regrouped
@@ -103,8 +107,14 @@ class Recommender:
         check_origin(Path(folder), found, only=known)
         changed = changed_since(Path(folder), found, only=("training events",))
         regrouped = config.clients.kind != "column" and bool(changed)
+        fusion = load_fusion(Path(folder))
+        if regrouped and fusion:
+            raise RunError(
+                f"The training events have changed since the run, and clients.kind = {config.clients.kind!r} groups users by "
+                "them: nobody can tell whose events each client's own statistics are counted on. Run again."
+            )
         trunk = reach_trunk(config, files, sorted(rows))
-        return cls(config, rows, dataset, backbone, trunk=trunk, regrouped=regrouped)
+        return cls(config, rows, dataset, backbone, fusion=fusion, trunk=trunk, regrouped=regrouped)
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -151,8 +161,15 @@ class Recommender:
             backbone = self._backbone
             if self._trunk is not None:
                 backbone = backbone.behind(StubTrunk(self._trunk.link(client), best=True))
-            self._scorers[client] = backbone.scorer(backbone.layout.views(row))
+            model = backbone.scorer(backbone.layout.views(row))
+            weights = self._fusion.get(client)
+            self._scorers[client] = model if weights is None else self._own(client).fused(model, weights)
         return self._scorers[client]
+
+    def _own(self, client: str) -> Fusion:
+        """Return what a client counts on its own data."""
+        mine = self._assignment.client_of_user == self._assignment.names.index(client)
+        return Fusion(self._config.fusion, self._dataset, np.flatnonzero(mine).astype(np.int64))
 
     @cached_property
     def _assignment(self) -> ClientAssignment:

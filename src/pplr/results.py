@@ -32,7 +32,7 @@ from pplr.evaluation import (
 from pplr.federation.client import Client
 from pplr.federation.events import Event, Observer
 from pplr.federation.messages import Report
-from pplr.models.backbone import Backbone
+from pplr.models.backbone import Backbone, CatalogueScorer
 from pplr.models.generative import GenerativeBackbone
 from pplr.seeds import numpy_generator
 from pplr.wiring import Parts
@@ -49,7 +49,7 @@ class Outcome:
     Attributes:
         reports: by client.
         sizes: training examples by client.
-        baselines: per-user metrics by baseline, on the same users.
+        baselines: per-user metrics by baseline, on the same users; MODEL_ALONE among them where clients add statistics.
         seconds: wall time of `test` and `baselines`.
     """
 
@@ -60,10 +60,14 @@ class Outcome:
 
     def per_user(self) -> UserMetrics:
         """Return the metrics of all clients' users together."""
-        known = [report.per_user for report in self.reports.values() if report.per_user is not None]
-        keys = known[0].values.keys() if known else []
-        users = np.concatenate([part.users for part in known]) if known else np.zeros(0, np.int64)
-        return UserMetrics(users, {key: np.concatenate([part.values[key] for part in known]) for key in keys})
+        return together([report.per_user for report in self.reports.values() if report.per_user is not None])
+
+
+def together(parts: Sequence[UserMetrics]) -> UserMetrics:
+    """Return the metrics of several clients' users as one table."""
+    keys = parts[0].values.keys() if parts else []
+    users = np.concatenate([part.users for part in parts]) if parts else np.zeros(0, np.int64)
+    return UserMetrics(users, {key: np.concatenate([part.values[key] for part in parts]) for key in keys})
 
 
 def measure_baselines(parts: Parts, clients: Sequence[Client], observer: Observer) -> dict[str, UserMetrics]:
@@ -106,6 +110,9 @@ def assemble(
     clients, balanced = _grouped(parts, per_user)
     for name, report in outcome.reports.items():
         clients[name] |= {"users": report.users, "examples": outcome.sizes[name], "loss": _number(report.loss)}
+        if (learned := report.fusion) is not None:
+            validation = {"model_alone": _number(learned.alone), "mixed": _number(learned.mixed)}
+            clients[name]["fusion"] = {"weights": dict(learned.weights), "validation": validation}
     losses = {name: report.loss for name, report in outcome.reports.items() if not math.isnan(report.loss)}
     if losses:
         balanced["loss"] = asdict(balance(losses, higher_is_better=False))
@@ -158,7 +165,9 @@ def per_user_table(parts: Parts, outcome: Outcome) -> pl.DataFrame:
     )
 
 
-def examples(parts: Parts, clients: Sequence[Client], rows: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+def examples(
+    parts: Parts, clients: Sequence[Client], rows: Mapping[str, Tensor], reports: Mapping[str, Report]
+) -> list[dict[str, Any]]:
     """Return recommendations for a few test users of each client, with what they chose next."""
     shown = []
     for client in clients:
@@ -169,16 +178,16 @@ def examples(parts: Parts, clients: Sequence[Client], rows: Mapping[str, Tensor]
         if count:
             with client.with_best() as (backbone, _):
                 row = rows[client.info.name].to(backbone.device)
-                shown += _examples_of(parts, client.info.name, backbone, row, queries.select(chosen))
+                learned = reports[client.info.name].fusion
+                scorer = client.scorer(backbone, row, None if learned is None else learned.weights)
+                shown += _examples_of(parts, client.info.name, backbone, row, scorer, queries.select(chosen))
     return shown
 
 
 def _examples_of(
-    parts: Parts, client: str, backbone: Backbone[Any], row: Tensor, queries: Queries
+    parts: Parts, client: str, backbone: Backbone[Any], row: Tensor, scorer: CatalogueScorer, queries: Queries
 ) -> list[dict[str, Any]]:
     catalogue = parts.dataset.catalogue
-    parameters = backbone.layout.views(row)
-    scorer = backbone.scorer(parameters)
     scores = scorer.scores(queries, wanted=SHOWN)
     masked = queries.histories if parts.config.evaluation.mask_history else None
     best = top_items(scores, masked, SHOWN, scorer.nothing)
@@ -186,7 +195,7 @@ def _examples_of(
     if isinstance(backbone, GenerativeBackbone):
         from pplr.models.grounding import write, written_texts
 
-        beams = write(backbone, parameters, list(queries.histories), free=True)
+        beams = write(backbone, backbone.layout.views(row), list(queries.histories), free=True)
         written = [list(entry.texts) for entry in written_texts(backbone, beams)]
     return [
         {

@@ -20,6 +20,8 @@ from pplr.storage import delete, make_folder, write_text
 MARK = "run.json"
 """Marks a folder as a run's, and says what the run was made from; written before anything else."""
 CONFIG, EVENTS, METRICS, ROWS = "config.toml", "events.jsonl", "metrics.json", "rows.safetensors"
+FUSION = "fusion.json"
+"""Weights of each client's model and its own statistics, where clients have such."""
 PER_USER, EXAMPLES, REPORT = "per_user.parquet", "examples.json", "report.html"
 ADAPTERS, CHECKPOINTS = "adapters", "checkpoints"
 FORGOTTEN = "forgotten.json"
@@ -30,6 +32,7 @@ OWNED = (
     METRICS,
     REPORT,
     ROWS,
+    FUSION,
     PER_USER,
     EXAMPLES,
     ADAPTERS,

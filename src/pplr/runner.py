@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import NonNegativeFloat, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -26,13 +27,26 @@ from pplr.federation.coordinator import Progress
 from pplr.federation.engines import InProcessEngine
 from pplr.federation.events import Event, EventLog, Observer, ignore, several
 from pplr.federation.messages import EvaluateTask, Report
+from pplr.fusion import Weights
 from pplr.memory import enough_memory
 from pplr.models.peft_format import export_adapter
-from pplr.results import Outcome, assemble, examples, measure_baselines, per_user_table
-from pplr.run_folder import ADAPTERS, CHECKPOINTS, CONFIG, EVENTS, EXAMPLES, ITEM_VECTORS, METRICS, PER_USER, ROWS
+from pplr.results import Outcome, assemble, examples, measure_baselines, per_user_table, together
+from pplr.run_folder import (
+    ADAPTERS,
+    CHECKPOINTS,
+    CONFIG,
+    EVENTS,
+    EXAMPLES,
+    FUSION,
+    ITEM_VECTORS,
+    METRICS,
+    PER_USER,
+    ROWS,
+)
 from pplr.shelf import Shelf
 from pplr.storage import write_bytes, write_folder, write_text
 from pplr.wiring import POOLED, Parts, prepare
+from pplr.wording import MODEL_ALONE
 
 
 @dataclass(frozen=True)
@@ -194,6 +208,31 @@ def save_rows(folder: Path, parts: Parts, rows: Mapping[str, Tensor]) -> None:
     write_bytes(folder / ROWS, save({name: row.cpu().clone() for name, row in rows.items()}))
 
 
+def save_fusion(folder: Path, reports: Iterable[Report]) -> None:
+    """Write the weights of each client's model and its own statistics, where clients have such."""
+    weights = {report.client: dict(report.fusion.weights) for report in reports if report.fusion is not None}
+    if weights:
+        write_text(folder / FUSION, json.dumps(weights, indent=1))
+
+
+def load_fusion(folder: Path) -> Mapping[str, Weights]:
+    """Return the weights of each client's model and its own statistics; none where the clients have no such.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    path = folder / FUSION
+    if not path.is_file():
+        return {}
+    try:
+        return TypeAdapter(dict[str, dict[str, NonNegativeFloat]]).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as problem:
+        raise RunError(
+            f"{path} is damaged: it does not give each client the weights of its statistics. Write it again, from the last checkpoint, with "
+            f"`{command('pplr', 'run', folder / CONFIG, '--out', folder, '--resume')}`."
+        ) from problem
+
+
 def _measure(
     folder: Path,
     parts: Parts,
@@ -206,12 +245,15 @@ def _measure(
     from pplr.report import write_report
 
     outcome, clients = _outcome(parts, trainers, rows, observe)
+    save_fusion(folder, outcome.reports.values())
     rounds = [record.model_dump(mode="json") for record in progress.history]
     metrics = assemble(parts, outcome, rounds, stopped, None)
     table = io.BytesIO()
     per_user_table(parts, outcome).write_parquet(table)
     write_bytes(folder / PER_USER, table.getvalue())
-    write_text(folder / EXAMPLES, json.dumps(examples(parts, clients, rows), ensure_ascii=False, indent=1))
+    write_text(
+        folder / EXAMPLES, json.dumps(examples(parts, clients, rows, outcome.reports), ensure_ascii=False, indent=1)
+    )
     write_text(folder / METRICS, json.dumps(metrics, indent=1))
     write_report(folder)
     return metrics
@@ -231,7 +273,8 @@ def _outcome(
         reports[client.info.name] = report
         observe(Event("tested", None, client.info.name, {"loss": report.loss, "users": report.users, **report.metrics}))
     tested = time.perf_counter()
-    baselines = measure_baselines(parts, clients, observe)
+    alone = [report.alone for report in reports.values() if report.alone is not None]
+    baselines = ({MODEL_ALONE: together(alone)} if alone else {}) | measure_baselines(parts, clients, observe)
     seconds = {"test": tested - started, "baselines": time.perf_counter() - tested}
     return Outcome(reports, {client.info.name: client.info.size for client in clients}, baselines, seconds), clients
 

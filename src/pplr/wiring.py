@@ -19,10 +19,11 @@ from pplr.catalogue.reader import RemoteReader
 from pplr.config import Config
 from pplr.data import ClientAssignment, assign_clients, client_data, load, pool
 from pplr.data.clients import ColumnClients
-from pplr.data.dataset import Catalogue, ClientData, Dataset, Part
+from pplr.data.dataset import Catalogue, ClientData, Dataset, Ints, Part
 from pplr.errors import ConfigError, DataError, nearest
 from pplr.federation import Client, Measuring
 from pplr.federation.events import Event, Observer
+from pplr.fusion import Fusion
 from pplr.models.backbone import Backbone
 from pplr.models.hub import Kind, ModelFiles, load_base, load_decoder, load_encoder, load_tokenizer, require, resolve
 from pplr.models.hub.parts import load_parts
@@ -106,6 +107,11 @@ class Parts:
                 client.limit_examples(count)
         return clients
 
+    def fusion(self, users: Ints) -> Fusion | None:
+        """Return what a client that owns `users` counts beside its model, or None where nothing is asked for."""
+        settings = self.config.fusion
+        return Fusion(settings, self.dataset, users) if settings.statistics else None
+
     def clients(self, owners: tuple[ClientData, ...]) -> list[Client]:
         """Return a client for each of `owners`."""
         evaluation = self.config.evaluation
@@ -125,6 +131,7 @@ class Parts:
                 self.config.seed,
                 None if self.trunk is None else StubTrunk(self.trunk.link(owner.name)),
                 self.config.strategy.local_objective,
+                self.fusion(owner.users),
             )
             for owner in owners
         ]

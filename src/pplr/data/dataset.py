@@ -7,7 +7,7 @@ on those codes. Arrays are never changed after construction.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import numpy as np
@@ -103,6 +103,12 @@ class Queries:
     def __len__(self) -> int:
         return len(self.users)
 
+    def asked_at(self, now: int | None) -> Queries:
+        """Return the same queries, asked at `now` where they have no time."""
+        if self.times is not None or now is None:
+            return self
+        return replace(self, times=np.full(len(self), now, np.int64))
+
     def select(self, rows: Ints) -> Queries:
         """Return the given rows, in the given order."""
         times = None if self.times is None else self.times[rows]
@@ -128,6 +134,14 @@ class Dataset:
     parts: NDArray[np.int8]
     times: Ints | None = None
     silos: tuple[str, ...] | None = None
+
+    def of(self, users: Ints) -> Dataset:
+        """Return the same catalogue and codes with the events of `users` alone; all others have none."""
+        lengths = np.where(np.isin(np.arange(len(self.items)), users), self.items.lengths, 0)
+        kept = np.repeat(lengths > 0, self.items.lengths)
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        times = None if self.times is None else self.times[kept]
+        return replace(self, items=Ragged(self.items.values[kept], offsets), parts=self.parts[kept], times=times)
 
     def training(self) -> Ragged:
         """Return each user's training items, oldest first; the row of a user without any is empty."""

@@ -18,6 +18,7 @@ from pplr.errors import CheckpointError, NumericalError
 from pplr.evaluation import UserMetrics, evaluate
 from pplr.federation.messages import ClientInfo, EvaluateTask, Report, TrainTask, Update
 from pplr.federation.strategies import LocalObjective
+from pplr.fusion import Fusion, Learned, Weights
 from pplr.models.backbone import Backbone, CatalogueScorer
 from pplr.seeds import numpy_generator
 from pplr.training import Place, Pull, StepProgress, TrainingSettings, mean_loss, train_locally
@@ -65,8 +66,12 @@ class Client:
         seed: int,
         trunk: StubTrunk | None = None,
         objective: LocalObjective = LocalObjective(),  # noqa: B008 - frozen
+        fusion: Fusion | None = None,
     ) -> None:
-        """Make a client; with a `trunk` that a server holds, the backbone's trunk is that one."""
+        """Make a client; with a `trunk` that a server holds, the backbone's trunk is that one.
+
+        With a `fusion` it is tested, and recommends, by its model and its own statistics together.
+        """
         self._data = data
         self._backbone = backbone if trunk is None else backbone.behind(trunk)
         self._trunk = trunk
@@ -74,6 +79,7 @@ class Client:
         self._measuring = measuring
         self._seed = seed
         self._objective = objective
+        self._fusion = fusion
         self._examples = backbone.examples(data.training)
         self._queries = {
             Part.VALIDATION: self._sampled(data.validation, "validation"),
@@ -201,15 +207,28 @@ class Client:
                 f"The {task.part.name.lower()} loss of client {self.info.name} became {loss} after round {task.round}. "
                 "Lower training.learning_rate or training.clip_norm, or train in float32."
             )
-        per_user = (
-            self._ranked(queries, self._backbone.scorer(parameters, catalogue), task.part)
-            if task.rank and len(queries)
-            else None
-        )
+        per_user = alone = fusion = None
+        if task.rank and len(queries):
+            model = self._backbone.scorer(parameters, catalogue)
+            per_user = self._ranked(queries, model, task.part)
+            if self._fusion is not None and task.part is Part.TEST:
+                alone, fusion = per_user, self._learned(self._fusion, model)
+                per_user = self._ranked(queries, self._fusion.fused(model, fusion.weights), task.part)
         metrics = {} if per_user is None else per_user.overall()
         improved = task.part is Part.VALIDATION and self._keep(row, metrics, loss)
         seconds = time.perf_counter() - started
-        return Report(self.info.name, task.part, loss, len(queries), metrics, improved, per_user, seconds)
+        return Report(
+            self.info.name, task.part, loss, len(queries), metrics, improved, per_user, seconds, alone, fusion
+        )
+
+    def scorer(self, backbone: Backbone[Any], row: Tensor, weights: Weights | None) -> CatalogueScorer:
+        """Return what recommends with a row [P]: the model, or with `weights` the model and the client's statistics."""
+        model = backbone.scorer(backbone.layout.views(row))
+        return model if weights is None or self._fusion is None else self._fusion.fused(model, weights)
+
+    def _learned(self, fusion: Fusion, model: CatalogueScorer) -> Learned:
+        validation = self._queries[Part.VALIDATION]
+        return fusion.learn(model, validation, mask_history=self._measuring.mask_history)
 
     def _ranked(self, queries: Queries, scorer: CatalogueScorer, part: Part) -> UserMetrics:
         m = self._measuring

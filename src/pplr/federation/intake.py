@@ -17,7 +17,7 @@ from pplr.models.bank import AdapterBank
 
 def row_digest(row: Tensor) -> str:
     """Return SHA-256 of a row's numbers, as they are in memory: little-endian float32 for a row of the bank."""
-    return hashlib.sha256(row.detach().cpu().contiguous().numpy()).hexdigest()
+    return hashlib.sha256(row.detach().cpu().contiguous().numpy().data).hexdigest()
 
 
 class Intake:

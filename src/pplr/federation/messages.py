@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pplr.data.dataset import Part
 from pplr.evaluation import UserMetrics
+from pplr.fusion import Learned
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,8 @@ class Report:
         improved: validation only: this row is the best that the client has had.
         per_user: the metrics of single users. They are for analysis within one house and never leave a silo.
         seconds: wall time.
+        alone: as `per_user`, of the model without the client's own statistics; None where it has no such.
+        fusion: how it mixes its model with these statistics; that too stays in the house.
     """
 
     client: str
@@ -128,3 +131,5 @@ class Report:
     improved: bool = False
     per_user: UserMetrics | None = None
     seconds: float = 0.0
+    alone: UserMetrics | None = None
+    fusion: Learned | None = None

@@ -8,6 +8,7 @@ from pplr.report.schema import Metrics
 from pplr.wording import (
     LOSS,
     MEANINGS,
+    MODEL_ALONE,
     baseline_name,
     figure_text,
     measure_name,
@@ -54,9 +55,14 @@ def main_measure(metrics: Metrics) -> str:
 
 
 def best_baseline(metrics: Metrics, key: str, client: str | None = None) -> tuple[str, float] | None:
-    """Return name and value of the best baseline overall, or on one client's users; None where none was measured."""
+    """Return name and value of the best baseline overall, or on one client's users; None where none was measured.
+
+    The run's own model without its clients' statistics is no baseline.
+    """
     found: list[tuple[str, float]] = []
     for name, baseline in metrics.baselines.items():
+        if name == MODEL_ALONE:
+            continue
         group = baseline.overall if client is None else baseline.clients.get(client)
         value = None if group is None else group.figure(key)
         if value is not None:

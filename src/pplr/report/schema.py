@@ -95,11 +95,23 @@ class OverallMeasures(Measures):
     users: int = Field(ge=0, description="Test users of all clients together.")
 
 
+class FusionRecord(_Part):
+    """How a client mixes its model with the statistics that it counts on its own data."""
+
+    weights: dict[str, float] = Field(description="'model' and the statistics -> weight, learned on validation users.")
+    validation: dict[str, Figure] = Field(
+        description="NDCG@10 on validation users of 'model_alone' and 'mixed', the latter with weights learned on others."
+    )
+
+
 class ClientMeasures(Measures):
     """Test figures of one client, measured with the row that was best on its validation data."""
 
     users: int = Field(ge=0, description="Test users of this client.")
     examples: int = Field(ge=0, description="n_c: training examples of this client.")
+    fusion: FusionRecord | None = Field(
+        None, description="How the client mixes its model with statistics of its own data; null where it has none."
+    )
 
 
 class BalanceMeasures(_Part):
@@ -118,7 +130,10 @@ class BalanceMeasures(_Part):
 
 
 class Baseline(_Part):
-    """A simple recommender, fitted on all clients' training events and asked the same test queries as the run."""
+    """A simple recommender, fitted on all clients' training events and asked the same test queries as the run.
+
+    "model_alone" is no such thing: it is the run's model without the statistics that clients add to it.
+    """
 
     overall: Measures = Field(description="Over all test users.")
     clients: dict[str, Measures] = Field(description="Client name -> the baseline on that client's test users.")

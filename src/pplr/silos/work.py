@@ -12,7 +12,7 @@ from pplr.federation.client import Client
 from pplr.federation.messages import Report
 from pplr.results import Outcome, per_user_table
 from pplr.run_folder import PER_USER
-from pplr.runner import save_rows
+from pplr.runner import save_fusion, save_rows
 from pplr.silos.announcement import Announcement, row_digest, settings_of
 from pplr.silos.codec import (
     evaluate_task,
@@ -101,6 +101,7 @@ class SiloWork:
         folder = self._folder / RESULT
         make_folder(folder)
         save_rows(folder, self._parts, {self.announcement.name: self._client.best_row()})
+        save_fusion(folder, [report])
         outcome = Outcome({self.announcement.name: report}, {self.announcement.name: self._client.info.size}, {}, {})
         table = io.BytesIO()
         per_user_table(self._parts, outcome).write_parquet(table)

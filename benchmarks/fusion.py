@@ -1,0 +1,125 @@
+"""What a client's own counts add to its model: test figures of the mix beside those of the model alone, same training.
+
+    python benchmarks/fusion.py --work FOLDER --output benchmarks/results/fusion.json
+    python benchmarks/fusion.py ... --name amazon-beauty --events interactions.csv.gz --items items.csv.gz
+
+Runs of `pplr run` with the backbone `sequence` and 5 clients by k-means. Weights are learned on validation users, and a
+client keeps its model alone where the mix does not rank better on validation users that the weights were not learned
+from: test users decide nothing. The file keeps one entry per data set and split; others stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import pplr
+from pplr.config import Config, parse_config
+from pplr.data.dataset import Part
+from pplr.evaluation import UserMetrics, balances, compare, per_client
+from pplr.federation.events import Event, ignore
+from pplr.federation.messages import EvaluateTask, Report
+from pplr.results import together
+from pplr.runner import load_run
+from pplr.wiring import prepare
+from result_file import circumstances, write_result
+from source_data import add_data_options, data_name, data_settings
+
+HERE = Path(__file__).parent
+KEY = "ndcg@10"
+
+
+def main() -> None:
+    """Run every strategy with every seed, and write the entry of this data set after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_options(parser)
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for the runs; one that was interrupted goes on"
+    )
+    parser.add_argument("--name", help="name of the data set in the result; absent: its folder's")
+    parser.add_argument("--strategies", nargs="+", default=["pplr", "fedavg", "local"])
+    parser.add_argument("--statistics", nargs="+", default=["transitions", "recent", "item_knn_recency"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    name = f"{options.name or data_name(options)}, {options.split}"
+    entry: dict[str, Any] = {**circumstances(), "rounds": options.rounds, "statistics": options.statistics, "runs": []}
+    for seed in options.seeds:
+        for strategy in options.strategies:
+            folder = options.work / f"{name.replace(', ', '-').split(' ')[0]}-{options.split}-{strategy}-{seed}"
+            entry["runs"].append(
+                {"strategy": strategy, "seed": seed, **measured(folder, config(options, strategy, seed))}
+            )
+            old = json.loads(options.output.read_text(encoding="utf-8"))["data"] if options.output.is_file() else {}
+            write_result(options.output, "fusion", {"data": {**old, name: entry}})
+
+
+def config(options: argparse.Namespace, strategy: str, seed: int) -> Config:
+    """Return the configuration of one run."""
+    values = {
+        "seed": seed,
+        "threads": options.threads,
+        "data": data_settings(options).model_dump(exclude_none=True),
+        "federation": {"rounds": options.rounds, "patience": 4},
+        "strategy": {"kind": strategy},
+        "fusion": {"statistics": options.statistics},
+        "evaluation": {"baselines": False},
+    }
+    return parse_config(values, Path())
+
+
+def measured(folder: Path, config: Config) -> dict[str, Any]:
+    """Return the test figures of a run's mixes and models, from its rows; it is trained where it is not there yet."""
+    if not (folder / "metrics.json").is_file():
+        pplr.run(config, folder, resume=(folder / "checkpoints").is_dir(), observer=tell)
+    config, rows = load_run(folder)
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    torch.set_num_threads(config.threads or 1)
+    parts = prepare(config, ignore)
+    reports: dict[str, Report] = {}
+    for client in parts.clients(parts.owners):
+        client.best = rows[client.info.name]
+        reports[client.info.name] = client.evaluate(EvaluateTask(client.info.name, 0, Part.TEST, None, rank=True))
+    mixed, alone = (
+        together([users for report in reports.values() if (users := getattr(report, what)) is not None])
+        for what in ("per_user", "alone")
+    )
+    owners = parts.assignment.client_of_user
+    differences = compare(mixed, alone, KEY, seed=1, client_of_user=owners)
+    return {
+        "stopped": metrics["stopped"],
+        "train_seconds": metrics["cost"]["seconds"]["train"],
+        "mixed": figures(mixed, owners, parts.assignment.names),
+        "alone": figures(alone, owners, parts.assignment.names),
+        "mixed_minus_alone": {name: asdict(each) for name, each in differences.items()},
+        "clients": {name: asdict(report.fusion) for name, report in reports.items() if report.fusion is not None},
+    }
+
+
+def figures(users: UserMetrics, owners: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return test figures overall and by client."""
+    clients = per_client(users, owners, names)
+    spread = balances(clients)[KEY]
+    return {
+        "users": len(users),
+        "overall": users.overall(),
+        "clients": {name: means[KEY] for name, means in clients.items()},
+        "worst_client": spread.worst,
+        "std": spread.std,
+    }
+
+
+def tell(event: Event) -> None:
+    """Print the rounds."""
+    if event.name == "round_finished":
+        print(event.round, event.data.get("score"), flush=True)
+
+
+if __name__ == "__main__":
+    main()

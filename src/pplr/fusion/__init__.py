@@ -1,0 +1,11 @@
+"""What a client counts on its own data, mixed with what its model says: nothing of it ever leaves the client.
+
+Fusion of scores after the model (late fusion), by a logarithmic opinion pool (Genest and Zidek, Combining Probability
+Distributions, Statistical Science 1986) whose weights are learned on the client's validation events.
+"""
+
+from pplr.fusion.own import Fusion, Learned
+from pplr.fusion.scorer import MODEL, FusedScorer, Weights
+from pplr.fusion.settings import FusionSettings
+
+__all__ = ["MODEL", "FusedScorer", "Fusion", "FusionSettings", "Learned", "Weights"]

@@ -1,0 +1,60 @@
+"""A model's scores and a client's own statistics as one scorer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pplr.data.dataset import Queries
+from pplr.evaluation.scorer import Scorer
+from pplr.models.backbone import CatalogueScorer
+
+MODEL = "model"
+"""The model's name among the weights."""
+
+Weights = Mapping[str, float]
+"""MODEL and the statistics -> weight, none negative."""
+
+
+class FusedScorer(CatalogueScorer):
+    """Scores items by w_model log p_model(i) + sum_s w_s log(1 + n share_s(i)), n being the number of items.
+
+    p_model is the softmax of the model's scores; share_s is a statistic's part in the sum of its scores, so that an item
+    about which it knows nothing gets 0.
+    """
+
+    def __init__(
+        self, model: CatalogueScorer, statistics: Mapping[str, Scorer], weights: Weights, now: int | None = None
+    ) -> None:
+        """Mix `model` and `statistics` by `weights`; a query without a time is asked at `now`, in the data's unit."""
+        self._model = model
+        self._statistics = {name: each for name, each in statistics.items() if weights.get(name, 0.0) > 0}
+        self._weights = weights
+        self._now = now
+        self.nothing = -math.inf if math.isinf(model.nothing) else 0.0
+
+    def scores(self, queries: Queries, wanted: int = 0) -> Tensor:
+        """Return [len(queries), items]; where the model knows nothing of some items, the lowest of a row is 0 (`nothing`)."""
+        mixed = self._weights[MODEL] * model_feature(self._model, queries, wanted)
+        for name, statistic in self._statistics.items():
+            mixed += self._weights[name] * statistic_feature(statistic, queries, self._now).to(mixed)
+        if math.isfinite(self.nothing) and len(mixed):
+            mixed -= mixed.amin(dim=1, keepdim=True)
+        return mixed
+
+
+def model_feature(model: CatalogueScorer, queries: Queries, wanted: int = 0) -> Tensor:
+    """Return the log of the softmax of a model's scores, [len(queries), items] float32."""
+    with torch.no_grad():
+        return torch.log_softmax(model.scores(queries, wanted).float(), dim=1)
+
+
+def statistic_feature(statistic: Scorer, queries: Queries, now: int | None) -> Tensor:
+    """Return log(1 + n share) of a statistic's scores, [len(queries), items] float32; 0 where it has seen nothing."""
+    scores = statistic.scores(queries.asked_at(now))
+    total = scores.sum(dim=1, keepdim=True)
+    share = torch.where(total > 0, scores / total.clamp_min(torch.finfo(scores.dtype).tiny), 0.0)
+    return torch.log1p(share * scores.shape[1]).float()

@@ -1,0 +1,230 @@
+"""What a client counts on its own data: of its own events alone, trusted as far as validation says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from pydantic import ValidationError
+
+import pplr
+from pplr.data.dataset import Catalogue, Dataset, Part, Queries, Ragged
+from pplr.errors import RunError
+from pplr.evaluation import evaluate, fit_baselines, top_items
+from pplr.fusion import MODEL, FusedScorer, Fusion, FusionSettings
+from pplr.models.backbone import CatalogueScorer
+from pplr.runner import evaluate_run
+from whole_runs import assert_same_rows, change_events, configuration, copied, other_test_items
+
+ITEMS = 20
+EVERY = FusionSettings(statistics=("popularity", "recent", "transitions", "item_knn", "item_knn_recency"))
+
+
+def cycles(users: int = 80, length: int = 9) -> Dataset:
+    """Every user walks through the items in their order, from a place of their own: transitions know all of it."""
+    rows = Ragged.from_rows([(np.arange(length) + 3 * user) % ITEMS for user in range(users)])
+    parts = np.tile(np.r_[np.full(length - 2, Part.TRAIN), Part.VALIDATION, Part.TEST], users).astype(np.int8)
+    names = tuple(f"i{item}" for item in range(ITEMS))
+    times = np.tile(np.arange(length) * 10, users)
+    return Dataset(Catalogue(names, names), tuple(f"u{user}" for user in range(users)), rows, parts, times)
+
+
+class Model(CatalogueScorer):
+    """Scores by a function of a query's last item."""
+
+    def __init__(self, rows: torch.Tensor, nothing: float = -np.inf) -> None:
+        self.rows, self.nothing = rows, nothing
+
+    def scores(self, queries: Queries, wanted: int = 0) -> torch.Tensor:
+        return self.rows[torch.tensor([int(history[-1]) for history in queries.histories], dtype=torch.long)]
+
+
+def noise(seed: int = 0) -> Model:
+    return Model(torch.randn(ITEMS, ITEMS, generator=torch.Generator().manual_seed(seed)))
+
+
+def knowing() -> Model:
+    """A model that knows what comes next, as sure as counting can be."""
+    return Model(30 * torch.eye(ITEMS).roll(1, dims=1))
+
+
+def users_of(dataset: Dataset) -> np.ndarray:
+    return np.arange(len(dataset.items))
+
+
+def test_scores_are_the_written_formula():
+    dataset = cycles()
+    statistics = fit_baselines(dataset, names=["transitions", "popularity"])
+    weights = {MODEL: 0.7, "transitions": 1.3, "popularity": 0.0}
+    queries = dataset.queries(Part.TEST).select(np.arange(5))
+    found = FusedScorer(noise(), statistics, weights).scores(queries)
+    counted = statistics["transitions"].scores(queries).numpy()
+    model = noise().scores(queries).double().numpy()
+    for row in range(5):
+        log_p = model[row] - np.log(np.exp(model[row]).sum())
+        expected = 0.7 * log_p + 1.3 * np.log(1 + ITEMS * counted[row] / counted[row].sum())
+        assert found[row].numpy() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_a_statistic_that_has_seen_nothing_says_nothing():
+    nobody = cycles().of(np.array([], dtype=np.int64))
+    queries = cycles().queries(Part.TEST)
+    statistics = fit_baselines(nobody, names=["transitions"])
+    found = FusedScorer(noise(), statistics, {MODEL: 1.0, "transitions": 5.0}).scores(queries)
+    assert torch.equal(found, torch.log_softmax(noise().scores(queries), dim=1))
+
+
+def test_what_neither_model_nor_statistics_know_is_not_recommended():
+    dataset = cycles()
+    beams = torch.zeros(ITEMS, ITEMS)
+    beams[:, 7] = 2.0  # a search that found one item, whatever the history
+    queries = dataset.queries(Part.TEST).select(np.arange(4))
+    model = Model(beams, nothing=0.0)
+    fused = FusedScorer(model, fit_baselines(dataset, names=["transitions"]), {MODEL: 1.0, "transitions": 1.0})
+    best = top_items(fused.scores(queries), None, ITEMS, fused.nothing)
+    for row, history in enumerate(queries.histories):
+        known = {7, *((int(i) + step) % ITEMS for i in history for step in (1, 2, 3))}
+        shown = set(best[row].tolist()) - {-1}
+        assert {7} < shown <= known
+
+
+def test_counting_is_trusted_where_the_model_knows_nothing_and_left_out_where_it_knows_all():
+    dataset = cycles()
+    fusion = Fusion(FusionSettings(statistics=("transitions", "popularity")), dataset, users_of(dataset))
+    validation, test = dataset.queries(Part.VALIDATION), dataset.queries(Part.TEST)
+    learned = fusion.learn(noise(), validation)
+    weights = learned.weights
+    assert weights["transitions"] > 5 * weights[MODEL]
+    assert learned.alone == pytest.approx(evaluate(noise(), validation, ITEMS, (10,)).overall()["ndcg@10"])
+    assert learned.mixed > 0.9
+    alone, fused = (
+        evaluate(scorer, test, ITEMS, (10,)).overall()["ndcg@10"]
+        for scorer in (noise(), fusion.fused(noise(), weights))
+    )
+    assert fused > 0.9 > 0.6 > alone
+    assert fusion.learn(knowing(), validation).weights == {MODEL: 1.0, "transitions": 0.0, "popularity": 0.0}
+
+
+def test_a_statistic_that_misleads_is_given_no_weight():
+    dataset = cycles()
+    spoilt = replace(
+        dataset, parts=dataset.parts.copy(), items=Ragged(dataset.items.values.copy(), dataset.items.offsets)
+    )
+    training = spoilt.parts == Part.TRAIN
+    spoilt.items.values[training] = np.random.default_rng(3).integers(0, ITEMS, int(training.sum()))
+    fusion = Fusion(FusionSettings(statistics=("transitions",)), spoilt, users_of(spoilt))
+    model = Model(3 * torch.eye(ITEMS).roll(1, dims=1))
+    weights = fusion.learn(model, dataset.queries(Part.VALIDATION)).weights
+    assert weights["transitions"] < 0.05 * weights[MODEL]
+
+
+def test_nothing_of_others_and_nothing_held_out_is_counted():
+    dataset, mine = cycles(), np.arange(0, 80, 2)
+    others = np.repeat(np.arange(80) % 2 == 1, 9)
+    test = dataset.parts == Part.TEST
+    changed = dataset.items.values.copy()
+    changed[others | test] = (changed[others | test] + 7) % ITEMS
+    queries = dataset.queries(Part.VALIDATION)
+    queries = queries.select(np.flatnonzero(np.isin(queries.users, mine)))
+    one = Fusion(EVERY, dataset, mine)
+    other = Fusion(EVERY, replace(dataset, items=Ragged(changed, dataset.items.offsets)), mine)
+    weights = one.learn(noise(), queries).weights
+    assert set(weights) == {MODEL, *EVERY.statistics}
+    assert weights == other.learn(noise(), queries).weights
+    assert torch.equal(one.fused(noise(), weights).scores(queries), other.fused(noise(), weights).scores(queries))
+
+
+def test_a_query_without_a_time_is_asked_after_the_last_event():
+    dataset = cycles()
+    fusion = Fusion(FusionSettings(statistics=("recent",)), dataset, users_of(dataset))
+    fused = fusion.fused(noise(), {MODEL: 0.0, "recent": 1.0})
+    queries = dataset.queries(Part.TEST)
+    later = replace(queries, times=np.full(len(queries), 10**9))
+    assert torch.equal(fused.scores(replace(queries, times=None)), fused.scores(later))
+    assert fused.scores(queries).std() > 0
+
+
+def test_a_client_without_validation_users_keeps_its_model_alone():
+    dataset = cycles()
+    fusion = Fusion(EVERY, dataset, users_of(dataset))
+    for count in (0, 1):
+        weights = fusion.learn(noise(), dataset.queries(Part.VALIDATION).select(np.arange(count))).weights
+        assert weights == {MODEL: 1.0, **dict.fromkeys(EVERY.statistics, 0.0)}
+
+
+def test_a_statistic_twice_is_refused():
+    with pytest.raises(ValidationError, match="name each once"):
+        FusionSettings(statistics=("transitions", "transitions"))
+
+
+@pytest.fixture(scope="module")
+def settings_with(files: Path):
+    return configuration(files, fusion={"statistics": ["transitions", "recent"]}, federation={"rounds": 2})
+
+
+@pytest.fixture(scope="module")
+def fused_run(settings_with, tmp_path_factory) -> pplr.RunResult:
+    return pplr.run(settings_with, tmp_path_factory.mktemp("fused") / "run")
+
+
+def test_a_run_tells_model_and_mix_apart(files, fused_run, tmp_path):
+    plain = pplr.run(configuration(files, federation={"rounds": 2}), tmp_path / "plain")
+    assert_same_rows(plain.folder, fused_run.folder)
+    alone = fused_run.metrics["baselines"]["model_alone"]
+    assert alone["overall"] == {key: plain.metrics["overall"][key] for key in alone["overall"]}
+    assert fused_run.metrics["overall"] != plain.metrics["overall"]
+    assert plain.metrics["clients"]["shop-0"].get("fusion") is None and not (plain.folder / "fusion.json").exists()
+    written = json.loads((fused_run.folder / "fusion.json").read_text())
+    for name, client in fused_run.metrics["clients"].items():
+        assert client["fusion"]["weights"] == written[name]
+        assert set(written[name]) == {"model", "transitions", "recent"}
+    assert evaluate_run(fused_run.folder)["overall"] == pytest.approx(fused_run.metrics["overall"])
+    assert "the model alone" in (fused_run.folder / "report.html").read_text()
+
+
+def test_what_is_recommended_is_what_was_measured(fused_run):
+    """The per-user figures of the run, from the lists that `recommend` gives for the test's histories."""
+    recommender = pplr.Recommender.load(fused_run.folder)
+    shown = json.loads((fused_run.folder / "examples.json").read_text())
+    table = pl.read_parquet(fused_run.folder / "per_user.parquet")
+    weights = fused_run.metrics["clients"]
+    for example in shown:
+        if weights[example["client"]]["fusion"]["weights"]["recent"] > 0:
+            continue  # recommended is now, measured was then
+        items = recommender._dataset.items[recommender._code(example["user"])]
+        history = [recommender._dataset.catalogue.ids[item] for item in items[:-1]]
+        found = recommender.recommend(example["client"], history=history, k=5)
+        assert [item.id for item in found.items] == [item["id"] for item in example["recommended"]]
+        hit = recommender._dataset.catalogue.ids[items[-1]] in {item.id for item in found.items}
+        assert hit == (table.filter(pl.col("user") == example["user"])["recall@5"][0] == 1.0)
+
+
+def test_other_test_items_change_no_weight(files, fused_run, settings_with, tmp_path):
+    data = settings_with.data.model_copy(update=other_test_items(files, tmp_path / "other"))
+    other = pplr.run(settings_with.model_copy(update={"data": data}), tmp_path / "run")
+    before, after = (json.loads((run.folder / "fusion.json").read_text()) for run in (fused_run, other))
+    assert before == after
+    assert other.metrics["overall"] != fused_run.metrics["overall"]
+
+
+def test_damaged_weights_are_said(fused_run, tmp_path):
+    folder = copied(fused_run.folder, tmp_path / "copy")
+    (folder / "fusion.json").write_text('{"shop-0": {"model": "much"}}')
+    with pytest.raises(RunError, match=r"fusion.json is damaged.*--resume"):
+        pplr.Recommender.load(folder)
+
+
+def test_groups_that_nobody_can_tell_again_are_said(files, tmp_path):
+    own = copied(files, tmp_path / "files")
+    settings = configuration(
+        own, fusion={"statistics": ["transitions"]}, clients={"kind": "kmeans", "count": 2}, federation={"rounds": 1}
+    )
+    folder = pplr.run(settings, tmp_path / "run").folder
+    change_events(own, 0, "i3")
+    with pytest.raises(RunError, match="own statistics are counted on"):
+        pplr.Recommender.load(folder)
