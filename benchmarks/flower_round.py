@@ -1,6 +1,6 @@
 """A round over the network beside the same messages by bare Flower: five silos, rows of 2 MB, no training.
 
-    python benchmarks/flower_round.py [--rounds 3] [--numbers 500000]
+    python benchmarks/flower_round.py [--rounds 11] [--numbers 500000]
 
 One SuperLink and five SuperNodes on loopback, each answered by a process as `pplr silo run` has it. Both apps run one after
 the other on them: bare Flower sends each node a row, takes one back, averages, and sends it again to be measured; pplr's
@@ -16,10 +16,9 @@ import shutil
 import statistics
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
+from multiprocessing import get_context
 from pathlib import Path
 
 from pplr.address import Address
@@ -53,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--silos", type=int, default=5)
     parser.add_argument("--numbers", type=int, default=500_000, help="of a row; four bytes each")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "flower_round.json")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="pplr-round-") as name:
@@ -77,14 +76,16 @@ def measured(work: Path, silos: int, numbers: int, rounds: int) -> dict[str, lis
         wait_until_reachable(address, link, work / "link.log")
         for index in range(silos):
             socket, home = work / f"s{index}", work / f"node{index}"
-            threading.Thread(target=serve, args=(socket, answering(f"silo-{index}", numbers)), daemon=True).start()
+            silo = get_context("spawn").Process(target=live, args=(socket, f"silo-{index}", numbers), daemon=True)
+            silo.start()
+            stack.callback(silo.kill)
             command = supernode_command(f"silo-{index}", address, plain, home, free_port())
             stack.enter_context(started(command, work / f"node{index}.log", environment(home, **{SOCKET: str(socket)})))
         return {which: _run(which, work, address) for which in APPS}
 
 
-def answering(name: str, numbers: int) -> Callable[[Parcel], Parcel]:
-    """Return a silo that adds one to each row, and is content with it."""
+def live(socket: Path, name: str, numbers: int) -> None:
+    """Be a silo that adds one to each row, and is content with it."""
 
     def answer(asked: Parcel) -> Parcel:
         if asked.kind == "announce":
@@ -100,7 +101,7 @@ def answering(name: str, numbers: int) -> Callable[[Parcel], Parcel]:
         measured_task, _ = codec.evaluate_task(asked)
         return codec.report_parcel(Report(name, measured_task.part, 1.0, 5))
 
-    return answer
+    serve(socket, answer)
 
 
 def _run(which: str, work: Path, address: Address) -> list[float]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import silo_sections
 import trunk_sections
 from page_parts import percent, table, times, with_error
 
@@ -277,19 +278,6 @@ def _where(r: Result) -> str:
     return "*" + "; ".join(fact for fact in facts if fact) + ".*\n"
 
 
-def _killed_processes(r: Result) -> str:
-    missing = sum(len(absent) for absent in r["missing"].values())
-    starts = ", ".join(f"{name} {count} times" for name, count in r["starts"].items())
-    return (
-        f"A federation of {r['silos']} silos over a split model, {r['rounds']} rounds, its parties in processes of their own under "
-        f"supervisors, over TLS. **{r['killed']} processes** got SIGKILL at moments drawn from a seed; the run ended after "
-        f"{r['seconds'] / 60:.0f} minutes. Started were: {starts}. In {len(r['missing'])} rounds silos were missing, {missing} answers in all. "
-        "The same rounds were computed once more in one process, with the whole model and without those answers: losses, mixing matrices "
-        f"and test figures differ by **{r['largest_relative_difference']:.0e}** of their size at most.\n\n"
-        + table(["killed", "times"], [[kind, str(count)] for kind, count in r["kills"].items()])
-    )
-
-
 def _catalogue_vectors(r: Result) -> str:
     rows = [
         [
@@ -326,7 +314,11 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "codec_quality": ("What codecs cost in quality", trunk_sections.codecs),
     "trunk_soak": ("A trunk's server among clients that are killed", trunk_sections.soak),
     "trunk_fuzz": ("A trunk's server among frames that are wrong", trunk_sections.fuzz),
-    "killed_processes": ("Processes of a federation that are killed", _killed_processes),
+    "flower_round": ("A round over the network", silo_sections.network_round),
+    "many_silos": ("A thousand silos through the coordinator", silo_sections.many_silos),
+    "ray_silos": ("Two hundred silos on Ray's workers", silo_sections.ray_silos),
+    "fuzzed_messages": ("A coordinator among messages that are spoilt", silo_sections.fuzzed_messages),
+    "killed_processes": ("Processes of a federation that are killed", silo_sections.killed_processes),
     "catalogue_vectors": ("Item vectors from a server", _catalogue_vectors),
     "paper_scale": ("Training at the paper's scale", _paper_scale),
     "hidden_states": ("Reading histories from hidden states", _hidden_states),
@@ -352,6 +344,7 @@ TARGETS: tuple[tuple[str, str, str, float, bool], ...] = (
         1.0,
         True,
     ),
+    ("flower_round", "time of a network round against bare Flower", "ratio", 1.3, False),
     ("trunk_soak", "growth of the trunk's server among clients that are killed", "memory.growth_share", 0.05, False),
 )
 """Benchmark, what it says, its key in the result file (or section.key), the target, and whether that is the least (else the most)."""

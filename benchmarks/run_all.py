@@ -1,6 +1,6 @@
 """Runs the benchmarks one after another, each in a process of its own, and writes docs/benchmarks.md.
 
-    python benchmarks/run_all.py                          # on the demo data; about an hour on two cores
+    python benchmarks/run_all.py                          # on the demo data; two hours on two cores
     python benchmarks/run_all.py --games FOLDER           # on amazon-games (interactions.csv.gz, items.csv.gz)
     python benchmarks/run_all.py --games FOLDER --slow    # and the audit of hidden states, and the run at the paper's
                                                           # scale: two to three hours more
@@ -63,6 +63,10 @@ def planned(games: Path | None, work: Path, *, slow: bool) -> dict[str, list[str
         "trunk_soak": [],
         "trunk_fuzz": [],
         "catalogue_vectors": data,
+        "flower_round": [],
+        "many_silos": [],
+        "ray_silos": ["--work", str(work / "ray-silos")],
+        "fuzzed_messages": [],
         "killed_processes": [],
     }
     if slow:
