@@ -62,7 +62,7 @@ def planned(games: Path | None, work: Path, *, slow: bool) -> dict[str, list[str
         "trunk_training": data,
         "trunk_soak": [],
         "trunk_fuzz": [],
-        "catalogue_vectors": data,
+        "catalogue_vectors": [],
         "flower_round": [],
         "many_silos": [],
         "ray_silos": ["--work", str(work / "ray-silos")],
