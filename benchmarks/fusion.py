@@ -52,7 +52,7 @@ def main() -> None:
     entry: dict[str, Any] = {**circumstances(), "rounds": options.rounds, "statistics": options.statistics, "runs": []}
     for seed in options.seeds:
         for strategy in options.strategies:
-            folder = options.work / f"{name.replace(', ', '-').split(' ')[0]}-{options.split}-{strategy}-{seed}"
+            folder = options.work / "-".join([*name.split(), strategy, str(seed)]).replace(",", "")
             entry["runs"].append(
                 {"strategy": strategy, "seed": seed, **measured(folder, config(options, strategy, seed))}
             )

@@ -27,6 +27,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     makers = {
         "configuration": configuration,
         "exit-codes": exit_codes,
+        "fusion": fusion,
         "metrics-schema": metrics_schema,
         "hidden-states": hidden_states,
         "lying-client": lying_client,
@@ -142,6 +143,40 @@ def _reached(found: list[dict[str, Any]]) -> str:
         return ""
     values = [(each["overall"]["recall@10"], each["overall"]["ndcg@10"], each["worst_client"]) for each in found]
     return " / ".join(f"{fmean(column):.4f}" for column in zip(*values, strict=True))
+
+
+def fusion() -> str:
+    """Return what clients' own counts add to their models, from the benchmark's result file."""
+    path = Path(__file__).parent.parent / "benchmarks" / "results" / "fusion.json"
+    rows = [
+        "| data | strategy | seed | the model alone | the mix | difference [95%] | worst client, alone | the mix | difference [95%] | clients that mix |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for data, entry in json.loads(path.read_text(encoding="utf-8"))["data"].items():
+        for run in entry["runs"]:
+            alone, mixed, difference = run["alone"], run["mixed"], run["mixed_minus_alone"]
+            mixing = sum(any(w > 0 for name, w in each["weights"].items() if name != "model") for each in run["clients"].values())
+            cells = [
+                data,
+                run["strategy"],
+                str(run["seed"]),
+                f"{alone['overall']['ndcg@10']:.4f}",
+                f"{mixed['overall']['ndcg@10']:.4f}",
+                _interval(difference["overall"]),
+                f"{alone['worst_client']:.4f}",
+                f"{mixed['worst_client']:.4f}",
+                _interval(difference["worst_client"]),
+                f"{mixing} of {len(run['clients'])}",
+            ]
+            rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(["Test NDCG@10 (`benchmarks/fusion.py`), backbone `sequence`, 5 clients by k-means.", "", *rows])
+
+
+def _interval(difference: dict[str, Any]) -> str:
+    """Return a difference with its interval, bold where that lies on one side of zero."""
+    low, high = difference["low"], difference["high"]
+    text = f"{difference['first'] - difference['second']:+.4f} [{low:+.4f}, {high:+.4f}]"
+    return f"**{text}**" if low > 0 or high < 0 else text
 
 
 def wire_fields() -> str:

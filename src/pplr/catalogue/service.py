@@ -18,6 +18,7 @@ from pplr.catalogue.adapting import Adapting
 from pplr.catalogue.chunks import sizes, unpacked
 from pplr.catalogue.folder import VectorFolder
 from pplr.catalogue.manifest import SERVICE, ChunkRequest, EncodeRequest, LearnRequest, Manifest
+from pplr.catalogue.turns import CrowdedError, Turns
 from pplr.errors import ConfigError, PplrError, RunError
 from pplr.pki import Identity, Party, Revocations, Role
 from pplr.trunk.door import caller, opened
@@ -55,7 +56,7 @@ class CatalogueServer:
         self._manifest = folder.manifest.model_dump_json().encode()
         self._adapting = adapting
         self._uploads = asyncio.Semaphore(UPLOADS)
-        self._work = asyncio.Lock()  # first come, first served
+        self._turns = Turns()
 
     async def serve(self, address: str, ready: Callable[[int], None] = lambda port: None) -> None:
         """Serve at host:port until SIGTERM or SIGINT; port 0 is any that is free, and `ready` is told which.
@@ -92,6 +93,7 @@ class CatalogueServer:
         ready(port)
         await ending.wait()
         await server.stop(GRACE_SECONDS)
+        self._turns.close()
 
     async def _tell(self, _: bytes, context: Any) -> bytes:
         identity = await self._identity(context)
@@ -127,10 +129,10 @@ class CatalogueServer:
     async def _encode(self, sent: AsyncIterator[bytes], context: Any) -> bytes:
         identity = await self._identity(context)
         try:
-            _, (adapters,), work = await self._taken(sent, EncodeRequest, gradient=False)
-            started = time.monotonic()
-            async with self._work:
-                manifest: Manifest = await asyncio.to_thread(work.encode, adapters)
+            async with self._turns.of(identity):
+                _, (adapters,), work = await self._taken(sent, EncodeRequest, gradient=False)
+                started = time.monotonic()
+                manifest = await self._turns.work(work.encode, adapters)
             log.info("%s has the items read with its adapters: %.1f s", identity, time.monotonic() - started)
             return manifest.model_dump_json().encode()
         except PplrError as problem:
@@ -139,10 +141,10 @@ class CatalogueServer:
     async def _learn(self, sent: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         identity = await self._identity(context)
         try:
-            request, (adapters, gradient), work = await self._taken(sent, LearnRequest, gradient=True)
-            started = time.monotonic()
-            async with self._work:
-                chunks = await asyncio.to_thread(work.learn, request, adapters, gradient)
+            async with self._turns.of(identity):
+                request, (adapters, gradient), work = await self._taken(sent, LearnRequest, gradient=True)
+                started = time.monotonic()
+                chunks = await self._turns.work(work.learn, request, adapters, gradient)
         except PplrError as problem:
             await self._refuse(context, _status(problem), str(problem), identity)
         log.info("%s has its adapters trained: %.1f s", identity, time.monotonic() - started)
@@ -211,5 +213,7 @@ async def _next(sent: AsyncIterator[bytes]) -> bytes:
 
 
 def _status(problem: PplrError) -> grpc.StatusCode:
-    """Return the status of a call that was refused: what was sent is wrong, or the server cannot do it."""
+    """Return the status of a call that was refused: too much at once, what was sent is wrong, or the server cannot do it."""
+    if isinstance(problem, CrowdedError):
+        return grpc.StatusCode.UNAVAILABLE  # clients ask again
     return grpc.StatusCode.INVALID_ARGUMENT if isinstance(problem, RunError) else grpc.StatusCode.INTERNAL
