@@ -21,10 +21,9 @@ import torch
 import pplr
 from pplr.config import Config, parse_config
 from pplr.data.dataset import Part
-from pplr.evaluation import UserMetrics, balances, compare, per_client
+from pplr.evaluation import UserMetrics, balances, compare, per_client, together
 from pplr.federation.events import Event, ignore
 from pplr.federation.messages import EvaluateTask, Report
-from pplr.results import together
 from pplr.runner import load_run
 from pplr.wiring import prepare
 from result_file import circumstances, write_result

@@ -155,7 +155,9 @@ def fusion() -> str:
     for data, entry in json.loads(path.read_text(encoding="utf-8"))["data"].items():
         for run in entry["runs"]:
             alone, mixed, difference = run["alone"], run["mixed"], run["mixed_minus_alone"]
-            mixing = sum(any(w > 0 for name, w in each["weights"].items() if name != "model") for each in run["clients"].values())
+            mixing = sum(
+                any(w > 0 for name, w in each["weights"].items() if name != "model") for each in run["clients"].values()
+            )
             cells = [
                 data,
                 run["strategy"],

@@ -27,6 +27,7 @@ from pplr.evaluation import (
     evaluate,
     fit_baselines,
     per_client,
+    together,
     top_items,
 )
 from pplr.federation.client import Client
@@ -61,13 +62,6 @@ class Outcome:
     def per_user(self) -> UserMetrics:
         """Return the metrics of all clients' users together."""
         return together([report.per_user for report in self.reports.values() if report.per_user is not None])
-
-
-def together(parts: Sequence[UserMetrics]) -> UserMetrics:
-    """Return the metrics of several clients' users as one table."""
-    keys = parts[0].values.keys() if parts else []
-    users = np.concatenate([part.users for part in parts]) if parts else np.zeros(0, np.int64)
-    return UserMetrics(users, {key: np.concatenate([part.values[key] for part in parts]) for key in keys})
 
 
 def measure_baselines(parts: Parts, clients: Sequence[Client], observer: Observer) -> dict[str, UserMetrics]:

@@ -20,6 +20,7 @@ from pplr import run_folder
 from pplr.config import Config, load_config
 from pplr.data.dataset import Part
 from pplr.errors import ConfigError, RunError, command
+from pplr.evaluation import together
 from pplr.federation import Client, Coordinator
 from pplr.federation.audit_log import AuditLog
 from pplr.federation.checkpoints import CheckpointStore
@@ -30,7 +31,7 @@ from pplr.federation.messages import EvaluateTask, Report
 from pplr.fusion import Weights
 from pplr.memory import enough_memory
 from pplr.models.peft_format import export_adapter
-from pplr.results import Outcome, assemble, examples, measure_baselines, per_user_table, together
+from pplr.results import Outcome, assemble, examples, measure_baselines, per_user_table
 from pplr.run_folder import (
     ADAPTERS,
     CHECKPOINTS,

@@ -103,6 +103,16 @@ class Queries:
     def __len__(self) -> int:
         return len(self.users)
 
+    def asked(self) -> Queries:
+        """Return the same queries without their targets: what a recommender may see of them."""
+        nothing = Ragged(np.zeros(0, np.int64), np.zeros(len(self) + 1, np.int64))
+        return replace(self, targets=nothing)
+
+    def batches(self, size: int) -> Iterator[Queries]:
+        """Cut the queries into consecutive pieces of `size`; the last may be shorter."""
+        for start in range(0, len(self), size):
+            yield self.select(np.arange(start, min(start + size, len(self)), dtype=np.int64))
+
     def asked_at(self, now: int | None) -> Queries:
         """Return the same queries, asked at `now` where they have no time."""
         if self.times is not None or now is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pplr.evaluation.balance import Balance, balance, balances, per_client
 from pplr.evaluation.baselines import BASELINES, REFERENCES, fit_baselines
 from pplr.evaluation.bootstrap import Difference, bootstrap_difference, compare, mean_over_users, worst_client
-from pplr.evaluation.evaluate import UserMetrics, evaluate
+from pplr.evaluation.evaluate import UserMetrics, evaluate, together
 from pplr.evaluation.metrics import DEFAULT_KS, METRICS, measure, metric_key
 from pplr.evaluation.ranking import Ranks, rank_targets, top_items
 from pplr.evaluation.scorer import Scorer
@@ -33,6 +33,7 @@ __all__ = [
     "metric_key",
     "per_client",
     "rank_targets",
+    "together",
     "top_items",
     "worst_client",
 ]

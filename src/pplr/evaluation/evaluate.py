@@ -63,6 +63,13 @@ def evaluate(
     return UserMetrics(queries.users, measure(ranks, ks))
 
 
+def together(parts: Sequence[UserMetrics]) -> UserMetrics:
+    """Return the metrics of several groups of users as one table."""
+    keys = parts[0].values.keys() if parts else []
+    users = np.concatenate([part.users for part in parts]) if parts else np.zeros(0, np.int64)
+    return UserMetrics(users, {key: np.concatenate([part.values[key] for part in parts]) for key in keys})
+
+
 def mean_of_known(values: Floats) -> float:
     """Return the mean of the values that are not NaN, and NaN where there is none."""
     known = values[~np.isnan(values)]

@@ -71,8 +71,7 @@ def rank_targets(scorer: Scorer, queries: Queries, items: int, *, mask_history: 
     _check_codes(queries.histories, items, "history")
     _check_codes(queries.targets, items, "target")
     parts: list[tuple[Ints, Ints, Floats, Floats]] = []
-    for start in range(0, len(queries), batch):
-        part = queries.select(np.arange(start, min(start + batch, len(queries)), dtype=np.int64))
+    for start, part in zip(range(0, len(queries), batch), queries.batches(batch), strict=True):
         scores = finite_scores(scorer, part, items)
         for rows in row_chunks(len(part), items):
             place = np.arange(rows.start, rows.stop, dtype=np.int64)
@@ -91,9 +90,8 @@ def finite_scores(scorer: Scorer, queries: Queries, items: int) -> torch.Tensor:
     Raises:
         NumericalError: naming the scorer, how many scores are not finite, and the first user and item.
     """
-    nothing = Ragged(np.zeros(0, np.int64), np.zeros(len(queries) + 1, np.int64))
     with torch.no_grad():
-        scores = scorer.scores(Queries(queries.users, queries.histories, nothing, queries.times))
+        scores = scorer.scores(queries.asked())
     if scores.shape != (len(queries), items) or not scores.is_floating_point():
         raise NumericalError(
             f"{scorer_name(scorer)} returned scores of shape {list(scores.shape)} and type {scores.dtype} for "

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from pplr.data.dataset import ClientData, Ints, Part, Queries
 from pplr.errors import CheckpointError, NumericalError
-from pplr.evaluation import UserMetrics, evaluate
+from pplr.evaluation import UserMetrics, evaluate, together
+from pplr.evaluation.ranking import finite_scores
 from pplr.federation.messages import ClientInfo, EvaluateTask, Report, TrainTask, Update
 from pplr.federation.strategies import LocalObjective
-from pplr.fusion import Fusion, Learned, Weights
+from pplr.fusion import FusedScorer, Fusion, Given, Learned, Weights
 from pplr.models.backbone import Backbone, CatalogueScorer
 from pplr.seeds import numpy_generator
 from pplr.training import Place, Pull, StepProgress, TrainingSettings, mean_loss, train_locally
@@ -210,10 +211,11 @@ class Client:
         per_user = alone = fusion = None
         if task.rank and len(queries):
             model = self._backbone.scorer(parameters, catalogue)
-            per_user = self._ranked(queries, model, task.part)
             if self._fusion is not None and task.part is Part.TEST:
-                alone, fusion = per_user, self._learned(self._fusion, model)
-                per_user = self._ranked(queries, self._fusion.fused(model, fusion.weights), task.part)
+                fusion = self._learned(self._fusion, model)
+                alone, per_user = self._compared(queries, model, self._fusion.fused(model, fusion.weights))
+            else:
+                per_user = self._ranked(queries, model, task.part)
         metrics = {} if per_user is None else per_user.overall()
         improved = task.part is Part.VALIDATION and self._keep(row, metrics, loss)
         seconds = time.perf_counter() - started
@@ -229,6 +231,17 @@ class Client:
     def _learned(self, fusion: Fusion, model: CatalogueScorer) -> Learned:
         validation = self._queries[Part.VALIDATION]
         return fusion.learn(model, validation, mask_history=self._measuring.mask_history)
+
+    def _compared(
+        self, queries: Queries, model: CatalogueScorer, fused: FusedScorer
+    ) -> tuple[UserMetrics, UserMetrics]:
+        """Return test figures of the model alone and of the mix; the model, which may be slow, is asked once."""
+        alone, mixed = [], []
+        for part in queries.batches(self._measuring.batch_users):
+            scores = finite_scores(model, part, self._backbone.items)
+            alone.append(self._ranked(part, Given(scores), Part.TEST))
+            mixed.append(self._ranked(part, Given(fused.mixed(scores, part.asked())), Part.TEST))
+        return together(alone), together(mixed)
 
     def _ranked(self, queries: Queries, scorer: CatalogueScorer, part: Part) -> UserMetrics:
         m = self._measuring

@@ -13,7 +13,7 @@ from pplr.data.dataset import Dataset, Ints, Queries
 from pplr.evaluation import Scorer, evaluate, fit_baselines
 from pplr.evaluation.evaluate import mean_of_known
 from pplr.evaluation.ranking import Floats, mask_histories, target_pairs
-from pplr.fusion.scorer import MODEL, FusedScorer, Weights, model_feature, statistic_feature
+from pplr.fusion.scorer import MODEL, FusedScorer, Given, Weights, log_softmax, statistic_feature
 from pplr.fusion.settings import FusionSettings
 from pplr.fusion.weights import Evidence, learned_weights
 from pplr.models.backbone import CatalogueScorer
@@ -92,10 +92,10 @@ class Fusion:
         count = min(len(queries), self._settings.users, max(2, _ELEMENTS // items))
         queries = queries.select(np.linspace(0, max(len(queries) - 1, 0), count).astype(np.int64))
         features = torch.zeros(1 + len(self.statistics), count, items)
-        for start in range(0, count, _BATCH):
-            part = queries.select(np.arange(start, min(start + _BATCH, count), dtype=np.int64))
+        for start, part in zip(range(0, count, _BATCH), queries.asked().batches(_BATCH), strict=True):
             rows = slice(start, start + len(part))
-            features[0, rows] = model_feature(model, part).cpu()
+            with torch.no_grad():
+                features[0, rows] = log_softmax(model.scores(part)).cpu()
             for place, statistic in enumerate(self.statistics.values(), start=1):
                 features[place, rows] = statistic_feature(statistic, part, self._now)
         masked = torch.zeros(count, items, dtype=torch.bool)
@@ -109,17 +109,7 @@ class Fusion:
 def _ranked(evidence: Evidence, queries: Queries, weights: Floats, *, mask_history: bool) -> Floats:
     """Return NDCG@10 of a mix for each query."""
     mixed = torch.einsum("s,sqi->qi", torch.from_numpy(weights).to(evidence.features.dtype), evidence.features)
-    given = _Given(mixed)
-    items = mixed.shape[1]
-    quality = evaluate(given, queries, items, (10,), mask_history=mask_history, batch=max(1, len(queries)))
+    quality = evaluate(
+        Given(mixed), queries, mixed.shape[1], (10,), mask_history=mask_history, batch=max(1, len(queries))
+    )
     return quality.values[KEY]
-
-
-class _Given:
-    """Scores that have been computed before, for all queries at once."""
-
-    def __init__(self, rows: torch.Tensor) -> None:
-        self._rows = rows
-
-    def scores(self, queries: Queries) -> torch.Tensor:
-        return self._rows

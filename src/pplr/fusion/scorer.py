@@ -38,7 +38,12 @@ class FusedScorer(CatalogueScorer):
 
     def scores(self, queries: Queries, wanted: int = 0) -> Tensor:
         """Return [len(queries), items]; where the model knows nothing of some items, the lowest of a row is 0 (`nothing`)."""
-        mixed = self._weights[MODEL] * model_feature(self._model, queries, wanted)
+        with torch.no_grad():
+            return self.mixed(self._model.scores(queries, wanted), queries)
+
+    def mixed(self, scores: Tensor, queries: Queries) -> Tensor:
+        """Return what `scores` returns, from the model's scores [len(queries), items] for these queries."""
+        mixed = self._weights[MODEL] * log_softmax(scores)
         for name, statistic in self._statistics.items():
             mixed += self._weights[name] * statistic_feature(statistic, queries, self._now).to(mixed)
         if math.isfinite(self.nothing) and len(mixed):
@@ -46,10 +51,21 @@ class FusedScorer(CatalogueScorer):
         return mixed
 
 
-def model_feature(model: CatalogueScorer, queries: Queries, wanted: int = 0) -> Tensor:
-    """Return the log of the softmax of a model's scores, [len(queries), items] float32."""
-    with torch.no_grad():
-        return torch.log_softmax(model.scores(queries, wanted).float(), dim=1)
+class Given(CatalogueScorer):
+    """Scores that have been computed before, for the very queries that will be asked, all at once."""
+
+    def __init__(self, rows: Tensor) -> None:
+        """Take the scores [queries, items]."""
+        self._rows = rows
+
+    def scores(self, queries: Queries, wanted: int = 0) -> Tensor:
+        """Return the scores."""
+        return self._rows
+
+
+def log_softmax(scores: Tensor) -> Tensor:
+    """Return the log of the softmax of a model's scores, [queries, items] float32."""
+    return torch.log_softmax(scores.float(), dim=1)
 
 
 def statistic_feature(statistic: Scorer, queries: Queries, now: int | None) -> Tensor:
