@@ -34,7 +34,7 @@ def main() -> None:
 
 def measured(work: Path, backbone: BackboneName, strategy: StrategyName) -> dict[str, Any]:
     """Return the figures of one run, from its folder if it is there."""
-    config = demo_config(backbone, strategy)
+    config = demo_config(backbone, strategy, fusion=False)
     path = work / config.name / "metrics.json"
     metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else run(config, path.parent).metrics
     kept = {name: metrics[name] for name in ("backbone", "strategy", "seed", "overall", "stopped", "cost")}

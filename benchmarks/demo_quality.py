@@ -37,7 +37,7 @@ def main() -> None:
 
 def measured(work: Path, strategy: Any, seed: int) -> dict[str, Any]:
     """Return the figures of one run, from its folder if it is there."""
-    config = demo_config("sequence", strategy, seed)
+    config = demo_config("sequence", strategy, seed, fusion=False)
     folder = work / f"{config.name}-{seed}"
     if (folder / "metrics.json").is_file():
         metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

@@ -160,7 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def configuration(rounds: int, examples: int, users: int, threads: int) -> Config:
     """Return the demo's configuration, made smaller."""
-    values = demo_config().model_dump(mode="json", exclude_none=True)
+    values = demo_config(fusion=False).model_dump(mode="json", exclude_none=True)
     values["threads"] = threads
     values["federation"] = {"rounds": rounds, "patience": rounds}
     values["training"]["max_examples"] = examples

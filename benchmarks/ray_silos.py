@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def configuration(silos: int, rounds: int, examples: int) -> Config:
     """Return the demo's configuration with many silos and little to do."""
-    values = demo_config().model_dump(mode="json", exclude_none=True)
+    values = demo_config(fusion=False).model_dump(mode="json", exclude_none=True)
     values["threads"] = 1
     values["clients"] = {"kind": "random", "count": silos}
     values["federation"] = {"rounds": rounds, "patience": rounds}

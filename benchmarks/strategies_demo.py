@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def configuration(name: str, seed: int, rounds: int, threads: int | None) -> Config:
     """Return the demo's configuration with a variant's strategy."""
-    values = demo_config("sequence", "fedavg", seed).model_dump(mode="json", exclude_none=True)
+    values = demo_config("sequence", "fedavg", seed, fusion=False).model_dump(mode="json", exclude_none=True)
     values["name"] = "".join(letter if letter.isalnum() else "-" for letter in name)
     values["strategy"] = VARIANTS[name]
     values["federation"]["rounds"] = rounds

@@ -15,10 +15,14 @@ from pplr.config_schema import Model, default_kind, default_of, first_paragraph,
 BackboneName = Literal["sequence", "encoder", "generative"]
 Values = Mapping[str, Any]
 
+COUNTED = {"fusion": {"statistics": ["transitions", "recent", "item_knn_recency"]}}
+"""What clients count beside their models, in configurations to begin with: more is better for users. Where methods are
+compared, and nothing is said, it is the model alone."""
 _SUITED: dict[str, dict[str, dict[str, Any]]] = {
-    "sequence": {},
-    "encoder": {"training": {"epochs": 1, "learning_rate": 1e-3, "batch_tokens": 4096}},
+    "sequence": COUNTED,
+    "encoder": {**COUNTED, "training": {"epochs": 1, "learning_rate": 1e-3, "batch_tokens": 4096}},
     "generative": {
+        **COUNTED,
         "training": {"epochs": 1, "learning_rate": 5e-4, "batch_tokens": 1024, "max_examples": 1024},
         "evaluation": {"max_users": 50},
     },

@@ -81,8 +81,13 @@ class DemoResult:
     glimpse: Glimpse | None
 
 
-def demo_config(backbone: BackboneName = "sequence", strategy: StrategyName = "pplr", seed: int = 1) -> Config:
-    """Return the demo's configuration: MovieTweetings, 5 clients by k-means, settings chosen on validation data."""
+def demo_config(
+    backbone: BackboneName = "sequence", strategy: StrategyName = "pplr", seed: int = 1, *, fusion: bool = True
+) -> Config:
+    """Return the demo's configuration: MovieTweetings, 5 clients by k-means, settings chosen on validation data.
+
+    Without `fusion` clients count nothing beside their models.
+    """
     values: dict[str, Any] = {
         "name": f"demo-{backbone}-{strategy}",
         "seed": seed,
@@ -93,6 +98,8 @@ def demo_config(backbone: BackboneName = "sequence", strategy: StrategyName = "p
     for sections in (suited_values(backbone), _SIZES[backbone]):
         for section, given in sections.items():
             values[section] = values.get(section, {}) | given
+    if not fusion:
+        del values["fusion"]
     return parse_config(values, Path())
 
 

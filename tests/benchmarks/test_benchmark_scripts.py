@@ -245,7 +245,7 @@ def test_benchmarks_leave_no_modules_that_shadow_others():
 
 def test_strategies_are_compared_by_their_best_validation(script, tmp_path, files, monkeypatch):
     module = script("strategies_demo")
-    monkeypatch.setattr(module, "demo_config", lambda *_: configuration(files))
+    monkeypatch.setattr(module, "demo_config", lambda *_, **__: configuration(files))
     options = ["--work", str(tmp_path / "runs"), "--rounds", "2", "--only", "local", "robust median"]
     result = result_of(module, tmp_path / "r.json", *options)
     for one in result["runs"]:

@@ -17,8 +17,8 @@ class FusionSettings(BaseModel):
 
     statistics: tuple[Statistic, ...] = Field(
         (),
-        description="Baselines that each client fits on its own events and mixes with its model, by weights learned on its "
-        "own validation events. Empty: the model alone. 'recent' needs event times.",
+        description="Baselines that a client fits on its own events, weighted by its own validation events. []: the "
+        "model alone. 'recent' needs event times.",
     )
     users: int = Field(1000, ge=1, description="Validation users on whom a client learns its weights, at most.")
 
