@@ -33,6 +33,7 @@ from pplr.evaluation import (
 from pplr.federation.client import Client
 from pplr.federation.events import Event, Observer
 from pplr.federation.messages import Report
+from pplr.fusion import Learned
 from pplr.models.backbone import Backbone, CatalogueScorer
 from pplr.models.generative import GenerativeBackbone
 from pplr.seeds import numpy_generator
@@ -104,9 +105,7 @@ def assemble(
     clients, balanced = _grouped(parts, per_user)
     for name, report in outcome.reports.items():
         clients[name] |= {"users": report.users, "examples": outcome.sizes[name], "loss": _number(report.loss)}
-        if (learned := report.fusion) is not None:
-            validation = {"model_alone": _number(learned.alone), "mixed": _number(learned.mixed)}
-            clients[name]["fusion"] = {"weights": dict(learned.weights), "validation": validation}
+        clients[name]["fusion"] = None if report.fusion is None else _fusion(report.fusion)
     losses = {name: report.loss for name, report in outcome.reports.items() if not math.isnan(report.loss)}
     if losses:
         balanced["loss"] = asdict(balance(losses, higher_is_better=False))
@@ -225,6 +224,11 @@ def _grouped(parts: Parts, per_user: UserMetrics) -> tuple[dict[str, dict[str, A
         name: {key: _number(value) for key, value in values.items()} for name, values in means.items()
     }
     return clean, {key: asdict(value) for key, value in balances(known).items()} if known else {}
+
+
+def _fusion(learned: Learned) -> dict[str, Any]:
+    validation = {"model_alone": _number(learned.alone), "mixed": _number(learned.mixed)}
+    return {"weights": dict(learned.weights), "validation": validation}
 
 
 def _baseline(parts: Parts, users: UserMetrics) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +13,17 @@ import polars as pl
 import pytest
 import torch
 from pydantic import ValidationError
+from rich.console import Console
 
 import pplr
+from pplr.cli.measures import print_measures
 from pplr.data.dataset import Catalogue, Dataset, Part, Queries, Ragged
 from pplr.errors import RunError
 from pplr.evaluation import evaluate, fit_baselines, top_items
 from pplr.fusion import MODEL, FusedScorer, Fusion, FusionSettings
 from pplr.models.backbone import CatalogueScorer
+from pplr.report.folder import read_metrics
+from pplr.report.headline import best_baseline
 from pplr.runner import evaluate_run
 from whole_runs import assert_same_rows, change_events, configuration, copied, other_test_items
 
@@ -178,13 +184,33 @@ def test_a_run_tells_model_and_mix_apart(files, fused_run, tmp_path):
     alone = fused_run.metrics["baselines"]["model_alone"]
     assert alone["overall"] == {key: plain.metrics["overall"][key] for key in alone["overall"]}
     assert fused_run.metrics["overall"] != plain.metrics["overall"]
-    assert plain.metrics["clients"]["shop-0"].get("fusion") is None and not (plain.folder / "fusion.json").exists()
+    assert plain.metrics["clients"]["shop-0"]["fusion"] is None and not (plain.folder / "fusion.json").exists()
     written = json.loads((fused_run.folder / "fusion.json").read_text())
     for name, client in fused_run.metrics["clients"].items():
         assert client["fusion"]["weights"] == written[name]
         assert set(written[name]) == {"model", "transitions", "recent"}
     assert evaluate_run(fused_run.folder)["overall"] == pytest.approx(fused_run.metrics["overall"])
-    assert "the model alone" in (fused_run.folder / "report.html").read_text()
+    report = (fused_run.folder / "report.html").read_text()
+    assert re.search(
+        r"[123] of 3 clients mix what they count on their own events with their model\. The model alone reaches", report
+    )
+    assert "mix what they count" not in (plain.folder / "report.html").read_text()
+
+
+def test_the_model_alone_is_no_baseline(fused_run):
+    """It would often be the best of them, and is the run itself."""
+    measured = read_metrics(fused_run.folder)
+    only = measured.model_copy(update={"baselines": {"model_alone": measured.baselines["model_alone"]}})
+    assert best_baseline(only, "ndcg@10") is None
+    metrics = json.loads((fused_run.folder / "metrics.json").read_text())
+    alone = metrics["baselines"]["model_alone"]
+    for group in (alone["overall"], *alone["clients"].values()):
+        group["ndcg@10"] = 0.9999
+    console = Console(width=60, file=io.StringIO())
+    print_measures(metrics, console)
+    text = console.file.getvalue()
+    assert "best baseline" in text
+    assert text.count("0.9999") == 1, "in the table of methods, and nowhere as the best baseline"
 
 
 def test_what_is_recommended_is_what_was_measured(fused_run):

@@ -135,7 +135,7 @@ def _grouped(
         mine = owner == i
         clients[name] = {key: float(column[mine].mean()) if mine.any() else None for key, column in values.items()}
         if drawn is not None:
-            clients[name] |= {"users": int(mine.sum()), "examples": int(mine.sum()) * 14}
+            clients[name] |= {"users": int(mine.sum()), "examples": int(mine.sum()) * 14, "fusion": None}
             clients[name]["loss"] = float(5.4 + 0.9 * drawn.random()) if mine.any() else None
     known = {name: found for name, found in clients.items() if found["ndcg@10"] is not None}
     spread = {key: asdict(balance({n: found[key] for n, found in known.items()})) for key in METRICS}

@@ -32,7 +32,13 @@ def test_not_measured_is_null_and_never_nan():
     client = ClientMeasures.model_validate({"users": 0, "examples": 9, "loss": math.nan, "ndcg@10": math.nan})
     assert client.loss is None
     assert client.figure("ndcg@10") is None
-    assert json.loads(client.model_dump_json()) == {"users": 0, "examples": 9, "loss": None, "ndcg@10": None}
+    assert json.loads(client.model_dump_json()) == {
+        "users": 0,
+        "examples": 9,
+        "loss": None,
+        "fusion": None,
+        "ndcg@10": None,
+    }
     assert ClientMeasures.model_validate_json(client.model_dump_json()) == client
 
 

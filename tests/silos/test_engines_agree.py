@@ -20,6 +20,7 @@ def settings(files: Path):
     return configuration(
         files, backbone=own, federation={"rounds": 2}, evaluation={"baselines": False, "ks": [5, 10]},
         training={"epochs": 1, "batch_tokens": 600, "max_examples": 50},
+        fusion={"statistics": ["transitions", "recent"]},
     )  # fmt: skip
 
 
@@ -41,7 +42,11 @@ def test_a_run_has_the_numbers_of_one_process(files: Path, tmp_path: Path, here:
         compare_runs([here, result.folder])
     with pytest.raises(RunError, match="one over silos"):
         pplr.Recommender.load(result.folder)
-    assert (tmp_path / "run.flower" / "silos" / "shop-1" / "result" / "rows.safetensors").is_file()
+    own = tmp_path / "run.flower" / "silos" / "shop-1" / "result"
+    assert (own / "rows.safetensors").is_file()
+    weights, expected = (json.loads((folder / "fusion.json").read_text()) for folder in (own, here))
+    assert weights == {"shop-1": pytest.approx(expected["shop-1"], rel=1e-4, abs=1e-6)}
+    assert not list(result.folder.rglob("fusion.json")), "weights have stayed in their silos"
     text = (result.folder / "metrics.json").read_text() + (result.folder / "events.jsonl").read_text()
     users = pl.read_parquet(here / "per_user.parquet")["user"].to_list()
     assert users

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pplr.cli.progress_words import number
-from pplr.wording import baseline_name
+from pplr.wording import MODEL_ALONE, baseline_name
 
 Metrics = Mapping[str, Any]
 """What metrics.json holds."""
@@ -128,7 +128,8 @@ def _detail(client: Mapping[str, Any], name: str) -> Text:
     return Text(f"{value:,}" if isinstance(value, int) else number(value, 4 if "@" in name else 3))
 
 
-def _best_baseline(values: Mapping[str, float | None], best: float | None) -> Text:
+def _best_baseline(measured: Mapping[str, float | None], best: float | None) -> Text:
+    values = {name: value for name, value in measured.items() if name != MODEL_ALONE}
     top = _best(values.values())
     if top is None:
         return Text("-")
@@ -138,6 +139,7 @@ def _best_baseline(values: Mapping[str, float | None], best: float | None) -> Te
 
 def _worst(metrics: Metrics, key: str, name: str) -> str:
     client, values = metrics["clients"][name], _beside(metrics, key, name)
+    values.pop(MODEL_ALONE, None)
     top = _best(values.values())
     text = f"Worst client: {name}, {shown(key)} {number(client.get(key))} for {client['users']:,} test users"
     if top is None:

@@ -86,7 +86,12 @@ def headline(metrics: Metrics) -> Headline:
     else:
         verdict = _verdict(value, best[1])
         sentence = f"{reached}, {_against(value, best[1])} the best simple baseline ({baseline_name(best[0])})"
-    paragraphs = (_meaning(metrics), _baselines(metrics, key, value), _clients(metrics, key))
+    paragraphs = (
+        _meaning(metrics),
+        _counted(metrics, key, value),
+        _baselines(metrics, key, value),
+        _clients(metrics, key),
+    )
     return Headline(sentence + ".", verdict, tuple(text for text in paragraphs if text), _tiles(metrics, key, value))
 
 
@@ -123,6 +128,22 @@ def _meaning(metrics: Metrics) -> str:
     )
 
 
+def _counted(metrics: Metrics, key: str, value: float) -> str:
+    """Return what clients' own counts add to their models, where there are such."""
+    alone = metrics.baselines[MODEL_ALONE].overall.figure(key) if MODEL_ALONE in metrics.baselines else None
+    if alone is None:
+        return ""
+    mixing = [
+        client.fusion is not None
+        and any(weight > 0 for name, weight in client.fusion.weights.items() if name != "model")
+        for client in metrics.clients.values()
+    ]
+    return (
+        f"{sum(mixing)} of {plural(len(mixing), 'client')} mix what they count on their own events with their model. The "
+        f"model alone reaches {figure_text(alone, 3)}, {_seen_from(value, alone, 'the mix')}."
+    )
+
+
 def _baselines(metrics: Metrics, key: str, value: float) -> str:
     if key == LOSS:
         return "Rankings were not measured, so the run cannot be set beside simple baselines."
@@ -131,19 +152,22 @@ def _baselines(metrics: Metrics, key: str, value: float) -> str:
             "No simple baselines were measured beside it, so nothing here says whether the model is worth its effort. "
             "Set evaluation.baselines = true to know."
         )
+    who = "the mix" if MODEL_ALONE in metrics.baselines else "the model"
     parts = []
     for name in ("popularity", "transitions", "recent"):
         other = metrics.baselines[name].overall.figure(key) if name in metrics.baselines else None
         if other is not None:
-            parts.append(f"{baseline_name(name)} ({MEANINGS[name]}) reaches {other:.3f}, {_seen_from(value, other)}")
+            parts.append(
+                f"{baseline_name(name)} ({MEANINGS[name]}) reaches {other:.3f}, {_seen_from(value, other, who)}"
+            )
     best = best_baseline(metrics, key)
     if best is None:
         return ""
     listed = "; ".join(parts)
     text = f"{listed[0].upper()}{listed[1:]}. " if listed else ""
     closing = {
-        "good": "The model has learned something about its users that counting does not give.",
-        "even": f"The model is not yet worth more than counting: {_remedy(metrics)}, or compare several seeds.",
+        "good": f"{who.capitalize()} gives users what counting alone does not.",
+        "even": f"{who.capitalize()} is not yet worth more than counting: {_remedy(metrics)}, or compare several seeds.",
         "poor": f"So far {baseline_name(best[0])} serves users better: {_remedy(metrics)}.",
     }
     return text + closing[_verdict(value, best[1])]
@@ -157,16 +181,16 @@ def _remedy(metrics: Metrics) -> str:
     return f"rounds after number {stopped.best_round} made it no better, so tune on validation data"
 
 
-def _seen_from(value: float, other: float) -> str:
+def _seen_from(value: float, other: float, who: str) -> str:
     verdict = _verdict(value, other)
     if verdict == "even":
-        return "about the same as the model"
+        return f"about the same as {who}"
     if other == 0:
-        return "where the model finds some"
+        return f"where {who} finds some"
     text = relative_text(value, other).lstrip("+−")
     if text.endswith("times"):
-        return f"the model is {text} as good"
-    return f"the model is {text} {'better' if verdict == 'good' else 'worse'}"
+        return f"{who} is {text} as good"
+    return f"{who} is {text} {'better' if verdict == 'good' else 'worse'}"
 
 
 def _clients(metrics: Metrics, key: str) -> str:

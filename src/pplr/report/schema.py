@@ -110,7 +110,9 @@ class ClientMeasures(Measures):
     users: int = Field(ge=0, description="Test users of this client.")
     examples: int = Field(ge=0, description="n_c: training examples of this client.")
     fusion: FusionRecord | None = Field(
-        None, description="How the client mixes its model with statistics of its own data; null where it has none."
+        None,
+        description="How the client mixes its model with statistics of its own data; null where it has none, or "
+        "is a silo elsewhere, which does not tell.",
     )
 
 

@@ -84,9 +84,9 @@ def _means(measured: Mapping[str, Report]) -> dict[str, float | None]:
 
 def _client(examples: int, report: Report | None) -> dict[str, Any]:
     if report is None:
-        return {"users": 0, "examples": examples, "loss": None}
+        return {"users": 0, "examples": examples, "loss": None, "fusion": None}
     loss = None if math.isnan(report.loss) else report.loss
-    return {**report.metrics, "users": report.users, "examples": examples, "loss": loss}
+    return {**report.metrics, "users": report.users, "examples": examples, "loss": loss, "fusion": None}
 
 
 def _balance(measured: Mapping[str, Report]) -> dict[str, Any]:
