@@ -20,6 +20,7 @@ import time
 from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from pplr.address import Address
 from pplr.federation.messages import Report, Update
@@ -53,16 +54,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--silos", type=int, default=5)
     parser.add_argument("--numbers", type=int, default=500_000, help="of a row; four bytes each")
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument(
+        "--large", type=int, default=16_000_000, help="numbers of a row in a second comparison, of two silos; 0: none"
+    )
     parser.add_argument("--output", type=Path, default=HERE / "results" / "flower_round.json")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="pplr-round-") as name:
-        seconds = measured(Path(name), options.silos, options.numbers, options.rounds)
-    medians = {which: statistics.median(values[1:]) for which, values in seconds.items()}
-    figures = {
-        "silos": options.silos, "row_bytes": 4 * options.numbers, "seconds": seconds, "medians": medians,
-        "ratio": medians["ours"] / medians["bare"], "target": 1.3,
-    }  # fmt: skip
+    figures = compared(options.silos, options.numbers, options.rounds) | {"target": 1.3}
+    if options.large:
+        figures["large"] = compared(2, options.large, 3)
     write_result(options.output, "flower_round", figures)
+
+
+def compared(silos: int, numbers: int, rounds: int) -> dict[str, Any]:
+    """Return the seconds of the rounds of both apps, and the ratio of their medians without the first rounds."""
+    with tempfile.TemporaryDirectory(prefix="pplr-round-") as name:
+        seconds = measured(Path(name), silos, numbers, rounds)
+    medians = {which: statistics.median(values[1:]) for which, values in seconds.items()}
+    return {
+        "silos": silos, "row_bytes": 4 * numbers, "seconds": seconds, "medians": medians,
+        "ratio": medians["ours"] / medians["bare"],
+    }  # fmt: skip
 
 
 def measured(work: Path, silos: int, numbers: int, rounds: int) -> dict[str, list[float]]:

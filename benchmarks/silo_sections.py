@@ -23,6 +23,16 @@ def network_round(r: Result) -> str:
         f"mixes, logs and stores them. It takes **{times(r['ratio'])}** the time of bare Flower (target: at most {r['target']:g}). Most "
         "of a round is Flower's: it starts a process for each message, and its parties ask for news every few seconds.\n\n"
         + table(["", "seconds a round, median (range)"], rows)
+        + _large(r.get("large"))
+    )
+
+
+def _large(r: Result | None) -> str:
+    if r is None:
+        return ""
+    return (
+        f"\nWith rows of {r['row_bytes'] / 1e6:g} MB and {r['silos']} silos a round takes {r['medians']['ours']:.1f} s, and "
+        f"{r['medians']['bare']:.1f} s by bare Flower: {times(r['ratio'])}.\n"
     )
 
 
