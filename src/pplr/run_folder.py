@@ -121,8 +121,10 @@ def _check_place(folder: Path) -> None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, wait: float = 0.0) -> Iterator[None]:
     """Keep all other processes from training in the folder until the block ends; a process that dies lets go.
+
+    One that trains there now is given `wait` seconds to end.
 
     Raises:
         RunError: another process is training in it.
@@ -131,7 +133,7 @@ def held(folder: Path) -> Iterator[None]:
     make_folder(folder)
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait)
     except Timeout as problem:
         raise RunError(
             f"Another process is training in {folder} right now. Wait for its end, or choose another folder (--out)."

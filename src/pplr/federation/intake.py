@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from pplr.federation.admission import flaw, implausible, length, outlying, shortening
@@ -17,7 +18,9 @@ from pplr.models.bank import AdapterBank
 
 def row_digest(row: Tensor) -> str:
     """Return SHA-256 of a row's numbers, as they are in memory: little-endian float32 for a row of the bank."""
-    return hashlib.sha256(row.detach().cpu().contiguous().numpy().data).hexdigest()
+    # a copy, since a row of one number may have a stride that no buffer has; as bytes, since numpy knows no bfloat16
+    numbers = row.detach().cpu().flatten().clone(memory_format=torch.contiguous_format)
+    return hashlib.sha256(numbers.view(torch.uint8).numpy().data).hexdigest()
 
 
 class Intake:

@@ -29,6 +29,7 @@ from pplr.silos.codec import numbers
 from pplr.silos.forget import forgotten
 from pplr.silos.outcome import assemble
 from pplr.silos.plan import MEETING, Plan
+from pplr.silos.processes import LETTING_GO
 from pplr.storage import write_text
 from pplr.trunk.access import TrunkAccess
 from pplr.wiring import reach_trunk, shares
@@ -63,7 +64,7 @@ def coordinate(plan: Plan, grid: Grid) -> None:
     """
     config, folder = load_config(plan.config), Path(plan.folder)
     log = EventLog(folder / EVENTS, Path(plan.work) / MEETING)
-    with run_folder.held(folder):
+    with run_folder.held(folder, wait=LETTING_GO):
         met = meet(config, plan, grid, log)
         made_from = _made_from(met)
         if plan.resume:
@@ -133,7 +134,7 @@ def _train(config: Config, folder: Path, met: Met, observe: Observer, *, resume:
         seed=config.seed,
         select_by=met.announced[met.common.by].select_by,
         store=store,
-        trunk=None if trunk is None else trunk.control(fresh=not going_on),
+        trunk=None if trunk is None else trunk.control(fresh=not going_on, forgotten=forgotten(folder)),
         aggregator=config.strategy.aggregator(met.layout, met.row),
         audit=AuditLog(folder),
         observer=observe,

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from pplr import run_folder
-from pplr.config import load_config
-from pplr.errors import ConfigError, RunError, nearest
+from pplr.errors import RunError, nearest
 from pplr.federation.audit_log import AuditLog, Head
 from pplr.federation.checkpoints import Checkpoint, CheckpointStore
 from pplr.federation.intake import row_digest
-from pplr.models.parts.settings import SplitPlacement
-from pplr.run_folder import CHECKPOINTS, CONFIG, FORGOTTEN
+from pplr.run_folder import CHECKPOINTS, FORGOTTEN
+from pplr.silos.processes import LETTING_GO
 from pplr.storage import write_text
 
 
@@ -40,21 +39,15 @@ def forgotten(folder: Path) -> tuple[str, ...]:
 def forget(folder: Path, silo: str) -> int:
     """Take a silo out of a run that stands still; return how many silos are left.
 
-    What the others' rows have learnt from it stays in them, and its digests and figures of past rounds in the log.
+    What the others' rows have learnt from it stays in them, and its digests and figures of past rounds in the log. A trunk's
+    server deletes what it has of it when the run goes on.
 
     Raises:
         RunError: the run goes on right now, is no run over silos, has no such silo, or has no other.
-        ConfigError: a server holds a part of the silos' rows.
     """
     if not run_folder.of_silos(folder):
         raise RunError(f"{folder} is no run over silos, so there is no silo to forget in it.")
-    placement = load_config(folder / CONFIG).placement
-    if isinstance(placement, SplitPlacement) and placement.server is not None:
-        raise ConfigError(
-            f"The trunk's server {placement.server} holds a part of the rows of all silos of this run, and cannot take one "
-            "out. Start a new run without this silo."
-        )
-    with run_folder.held(folder):
+    with run_folder.held(folder, wait=LETTING_GO):
         store = CheckpointStore(folder / CHECKPOINTS)
         newest = store.newest()
         if silo not in newest.clients:

@@ -32,6 +32,8 @@ ENVIRONMENT = {
 """Flower and Ray tell nobody that they run, ask nobody for newer versions, and install nothing."""
 GRACE_SECONDS = 10.0
 """Between asking a process to end and ending it."""
+LETTING_GO = 30.0
+"""Seconds in which processes of a coordinator that was killed end, and let go of its run folder."""
 BIN = Path(sys.executable).parent
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from pplr.trunk.control import DirectControl, TrunkControl
@@ -14,8 +15,11 @@ class TrunkAccess(ABC):
     """The trunk's server, as one run knows it."""
 
     @abstractmethod
-    def control(self, *, fresh: bool) -> TrunkControl:
-        """Return the coordinator's control; `fresh` begins a run, and forgets what the server had."""
+    def control(self, *, fresh: bool, forgotten: Sequence[str] = ()) -> TrunkControl:
+        """Return the coordinator's control; `fresh` begins a run, and forgets what the server had.
+
+        Rows of `forgotten` clients, which have left the run for good, are deleted.
+        """
 
     @abstractmethod
     def link(self, client: str) -> Link:
@@ -41,7 +45,7 @@ class DirectAccess(TrunkAccess):
         self._work = work
         self._control = DirectControl(work.rows)
 
-    def control(self, *, fresh: bool) -> TrunkControl:
+    def control(self, *, fresh: bool, forgotten: Sequence[str] = ()) -> TrunkControl:
         """Return the control; the rows are as they are."""
         return self._control
 

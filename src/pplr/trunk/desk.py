@@ -80,8 +80,10 @@ class Desk:
         """Return what a session agrees on."""
         return Contract(self._trunk.width, self._trunk.decoder, codec, bucket, self.limits, len(self.clients or ()))
 
-    def open(self, agreement: Agreement, run: str, clients: Sequence[str], *, fresh: bool) -> None:
-        """Let a coordinator begin a run with these clients, or go on with it.
+    def open(
+        self, agreement: Agreement, run: str, clients: Sequence[str], *, fresh: bool, forgotten: Sequence[str] = ()
+    ) -> None:
+        """Let a coordinator begin a run with these clients, or go on with it; rows of `forgotten` clients are deleted.
 
         Raises:
             RunError: it is about another run than the one whose rows are here.
@@ -94,11 +96,24 @@ class Desk:
             self._state.begin(Owner(agreement=agreement, run=run, clients=tuple(clients)), self._work.rows)
             return
         self._check_run(run)
-        if tuple(sorted(clients)) != self._work.rows.bank.clients:
+        known = self._work.rows.bank.clients
+        if forgotten and tuple(sorted(clients)) == tuple(name for name in known if name not in forgotten):
+            self._forget_for_good(self._work, sorted(set(forgotten) & set(known)))
+            return
+        if tuple(sorted(clients)) != known:
             raise RunError(
                 f"The trunk's server has rows of {', '.join(self._work.rows.bank.clients)}, and the run has the clients "
                 f"{', '.join(sorted(clients))}. Start the run again with --overwrite."
             )
+
+    def _forget_for_good(self, work: TrunkWork, gone: Sequence[str]) -> None:
+        for client in gone:
+            self.forget(client)
+        if gone:
+            log.info("the run goes on without %s, whose rows are deleted", ", ".join(gone))
+            work.rows.forget(gone)
+        owner = Owner(agreement=self.agreement, run=self._run, clients=work.rows.bank.clients)
+        self._state.forget(owner, work.rows)
 
     def check(self, agreement: Agreement, run: str) -> None:
         """Raise RunError where a client means something else than is served here."""

@@ -73,6 +73,7 @@ class HelloFields(Fields):
     codec: str = Field(max_length=16)
     bucket: int = Field(ge=1, le=65536)
     clients: list[str] | None = Field(None, max_length=10_000)
+    forgotten: list[str] = Field([], max_length=10_000)
     fresh: bool = False
 
 

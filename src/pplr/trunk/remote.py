@@ -46,13 +46,13 @@ class RemoteAccess(TrunkAccess):
         self._meter = Meter()
         self._connections: list[Connection] = []
 
-    def control(self, *, fresh: bool) -> TrunkControl:
+    def control(self, *, fresh: bool, forgotten: Sequence[str] = ()) -> TrunkControl:
         """Return the coordinator's control.
 
         Raises:
             ConfigError: the coordinator has no certificate.
         """
-        hello = self._hello(clients=self._clients, fresh=fresh)
+        hello = self._hello(clients=self._clients, fresh=fresh, forgotten=forgotten)
         return RemoteControl(self._connection(Identity(Role.COORDINATOR, "coordinator"), hello), len(self._clients))
 
     def link(self, client: str) -> Link:
@@ -77,7 +77,9 @@ class RemoteAccess(TrunkAccess):
         for connection in self._connections:
             connection.close()
 
-    def _hello(self, clients: list[str] | None = None, *, fresh: bool = False) -> HelloFields:
+    def _hello(
+        self, clients: list[str] | None = None, *, fresh: bool = False, forgotten: Sequence[str] = ()
+    ) -> HelloFields:
         placement = self._placement
         return HelloFields(
             agreement=self._agreement,
@@ -85,6 +87,7 @@ class RemoteAccess(TrunkAccess):
             codec=placement.codec,
             bucket=placement.bucket,
             clients=clients,
+            forgotten=list(forgotten),
             fresh=fresh,
         )
 

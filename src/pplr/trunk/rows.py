@@ -145,6 +145,17 @@ class ServerRows:
             self._steps.pop(client, None)
         self.left_out |= frozenset(clients)
 
+    def forget(self, clients: Sequence[str]) -> None:
+        """Take clients out for good: their rows, best rows and training; the others' rows stay as they are."""
+        stay = [name for name in self.bank.clients if name not in clients]
+        self.bank = AdapterBank(stay, torch.stack([self.bank.row(name) for name in stay]))
+        if self._received is not None:
+            self._received = AdapterBank(stay, torch.stack([self._received.row(name) for name in stay]))
+        self.left_out -= frozenset(clients)
+        for client in clients:
+            for kept in (self._training, self._steps, self._best):
+                kept.pop(client, None)
+
     def keep(self, client: str) -> None:
         """Remember a client's row as its best."""
         self._best[client] = self._row(client).clone()
@@ -217,8 +228,8 @@ class ServerRows:
                 )
         for name in self.bank.clients:
             self.bank.row(name).copy_(state[f"row/{name}"])
-        best = {name.removeprefix("best/"): row for name, row in state.items() if name.startswith("best/")}
-        self._best = {name: row.to(self.bank.rows).clone() for name, row in best.items()}
+        best = {name: state.get(f"best/{name}") for name in self.bank.clients}
+        self._best = {name: row.to(self.bank.rows).clone() for name, row in best.items() if row is not None}
         self.round, self.mixed, self._received, self.left_out = number, number, None, frozenset()
         self._training.clear()
         self._steps.clear()

@@ -168,7 +168,11 @@ class TrunkServer:
             raise RunError("A trunk's server does not speak to another.")
         if identity.role is Role.COORDINATOR:
             names = _client_names(fields)
-            await self._schedule.call(lambda: self._desk.open(fields.agreement, fields.run, names, fresh=fields.fresh))
+            await self._schedule.call(
+                lambda: self._desk.open(
+                    fields.agreement, fields.run, names, fresh=fields.fresh, forgotten=fields.forgotten
+                )
+            )
         else:
             self._desk.check(fields.agreement, fields.run)
         clients = self._desk.clients

@@ -79,6 +79,19 @@ class StateFolder:
         self.save_round(rows, 0)
         write_text(self.folder / "agreement.json", owner.model_dump_json(indent=1))
 
+    def forget(self, owner: Owner, rows: ServerRows) -> None:
+        """Go on with the clients of `owner` alone, whose rows these are: whatever is kept of others is deleted.
+
+        Done again it changes nothing, so that it can be done again after a crash in its midst.
+        """
+        write_text(self.folder / "agreement.json", owner.model_dump_json(indent=1))
+        for folder in (self.folder / "rounds").glob("round-*"):
+            state = load_file(folder / "state.safetensors")
+            stay = {name: row for name, row in state.items() if name.partition("/")[2] in owner.clients}
+            if len(stay) < len(state):
+                _write_state(folder, stay)
+        self.save_all(rows)
+
     def save_all(self, rows: ServerRows) -> None:
         """Keep the state of all rows."""
         before = self._generations()
@@ -129,9 +142,7 @@ class StateFolder:
     def save_round(self, rows: ServerRows, number: int) -> None:
         """Keep the state after a finished round; the newest rounds are kept, and the beginning."""
         rounds = self.folder / "rounds"
-        write_folder(
-            rounds / f"round-{number:04d}", lambda folder: save_file(_plain(rows.state()), folder / "state.safetensors")
-        )
+        _write_state(rounds / f"round-{number:04d}", rows.state())
         kept = sorted(path for path in rounds.iterdir() if path.name != "round-0000")
         for path in kept[:-ROUNDS_KEPT]:
             shutil.rmtree(path, ignore_errors=True)
@@ -156,6 +167,11 @@ class StateFolder:
     def _generations(self) -> list[Path]:
         found = [path for path in self.folder.glob("now-*") if re.fullmatch(r"now-\d+", path.name)]
         return sorted(found, key=_number)
+
+
+def _write_state(folder: Path, state: dict[str, Tensor]) -> None:
+    """Write the state after a round, whole or not at all."""
+    write_folder(folder, lambda new: save_file(_plain(state), new / "state.safetensors"))
 
 
 def _number(path: Path) -> int:

@@ -1,0 +1,82 @@
+"""A client that has left a run for good: the server deletes what it has of it, and the others go on as they were."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from test_trunk_server import at, split
+from trunk_process import certificates, serving
+
+from pplr.config import Config
+from pplr.errors import RunError
+from pplr.models.hub import resolve
+from pplr.trunk.control import TrunkControl
+from pplr.wiring import reach_trunk
+from trunk_state import clients_kept
+
+EVERYBODY = ["shop-0", "shop-1", "shop-2"]
+OTHERS = ["shop-0", "shop-2"]
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return certificates(tmp_path_factory.mktemp("pki") / "certificates")
+
+
+@contextmanager
+def control(config: Config, clients: list[str], forgotten: tuple[str, ...] = (), *, fresh: bool = False) -> Iterator:
+    access = reach_trunk(config, resolve(config.backbone.model), clients)
+    try:
+        yield access.control(fresh=fresh, forgotten=forgotten)
+    finally:
+        access.close()
+
+
+def two_rounds(coordinator: TrunkControl) -> torch.Tensor:
+    """Mix the rows so that they differ, keep the state of two rounds, and return the Gram matrix."""
+    mixing = torch.tensor([[0.0, 0.0, 0.5], [0.0, 2.0, 0.0], [3.0, 0.0, 0.0]])
+    for number in (1, 2):
+        coordinator.begin_round(number)
+        coordinator.mix(mixing, number)
+        coordinator.save(number)
+    return coordinator.gram(updates=False)
+
+
+def test_the_server_deletes_all_it_has_of_a_client_that_has_left(files: Path, tmp_path: Path, pki: Path) -> None:
+    config, state = split(files, "encoder", pki), tmp_path / "server" / "state"
+    with serving(config, tmp_path / "server", pki) as server:
+        config = at(config, server.address)
+        with control(config, EVERYBODY, fresh=True) as coordinator:
+            before = two_rounds(coordinator)
+        assert clients_kept(tmp_path / "server") == set(EVERYBODY)
+        old = tmp_path / "kept"
+        (rounds,) = {path.parent for path in (tmp_path / "server").rglob("round-0001") if path.is_dir()}
+        shutil.copytree(rounds / "round-0001", old)
+        with (
+            control(config, OTHERS) as coordinator,
+            pytest.raises(RunError, match="has rows of shop-0, shop-1, shop-2"),
+        ):
+            coordinator.gram(updates=False)
+        with control(config, OTHERS, ("shop-1",)) as coordinator:
+            after = coordinator.gram(updates=False)
+        assert torch.equal(after, before[[0, 2]][:, [0, 2]]), "rows of the others are as they were"
+        assert clients_kept(tmp_path / "server") == set(OTHERS), state
+        server.kill()
+        shutil.rmtree(rounds / "round-0001")
+        shutil.copytree(old, rounds / "round-0001")  # as if it had been killed before all was deleted
+        server.start()
+        with control(config, OTHERS, ("shop-1",)) as coordinator:
+            coordinator.restore(1)
+            assert clients_kept(tmp_path / "server") == set(OTHERS)
+            coordinator.begin_round(2)
+            coordinator.mix(torch.eye(2), 2)
+            coordinator.save(2)
+        access = reach_trunk(config, resolve(config.backbone.model), ["shop-1"])
+        with pytest.raises(RunError, match=r"no client 'shop-1'\. Clients: shop-0, shop-2"):
+            access.link("shop-1").start(1)
+        access.close()
