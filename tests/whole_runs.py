@@ -96,7 +96,7 @@ def assert_same_rows(one: Path, other: Path) -> None:
 def assert_same_result(one: Path, other: Path) -> None:
     assert_same_rows(one, other)
     ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (one, other))
-    for key in ("overall", "clients", "balance", "baselines", "stopped"):
+    for key in ("overall", "clients", "balance", "model_alone", "baselines", "stopped"):
         assert ours[key] == theirs[key]
     for key in ("mixing", "score", "details"):
         assert [r[key] for r in ours["rounds"]] == [r[key] for r in theirs["rounds"]]
@@ -115,7 +115,7 @@ def numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
 def assert_numbers_agree(one: Path, other: Path, rel: float = 1e-5) -> None:
     """Two runs over the same model, cut or not, have the same metrics and losses."""
     found, expected = (json.loads((folder / "metrics.json").read_text()) for folder in (one, other))
-    for key in ("overall", "balance", "clients", "stopped"):
+    for key in ("overall", "balance", "clients", "model_alone", "stopped"):
         assert dict(numbers(found[key])) == pytest.approx(dict(numbers(expected[key])), rel=rel, abs=1e-6, nan_ok=True)
     for ours, theirs in zip(found["rounds"], expected["rounds"], strict=True):
         assert ours["score"] == pytest.approx(theirs["score"], rel=rel)

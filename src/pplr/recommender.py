@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from pplr.config import Config
-from pplr.data import ClientAssignment, assign_clients, load_dataset
+from pplr.data import ClientAssignment, load_dataset
 from pplr.data.dataset import Dataset, Ints, Queries, Ragged
 from pplr.errors import ConfigError, RunError, nearest
 from pplr.evaluation import top_items
@@ -20,11 +20,11 @@ from pplr.federation.events import Observer, ignore
 from pplr.fusion import Fusion, Weights
 from pplr.memory import enough_memory
 from pplr.models.backbone import Backbone, CatalogueScorer
-from pplr.run_folder import ITEM_VECTORS, changed_since, check_origin, recorded
+from pplr.run_folder import ITEM_VECTORS, changed_since, check_origin, recorded, silo_of
 from pplr.runner import load_fusion, load_run
 from pplr.trunk.access import TrunkAccess
 from pplr.trunk.stub import StubTrunk
-from pplr.wiring import load_backbone, made_from, reach_trunk
+from pplr.wiring import assigned, load_backbone, made_from, reach_trunk
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,14 @@ class Recommender:
         backbone: Backbone[Any],
         *,
         fusion: Mapping[str, Weights] | None = None,
+        silo: str | None = None,
         trunk: TrunkAccess | None = None,
         regrouped: bool = False,
     ) -> None:
         """Recommend from the rows of a run.
 
         Clients that `fusion` names mix what they count on their own data with their models, by these weights.
-        Where a server holds the layers between, `trunk` reaches it. `regrouped` says that users may belong to other
+        A `silo` has its own data and its own row, and knows no other. Where a server holds the layers between, `trunk` reaches it. `regrouped` says that users may belong to other
         clients than in the run.
         """
         self._config = config
@@ -86,6 +87,7 @@ class Recommender:
         self._dataset = dataset
         self._backbone = backbone
         self._fusion = fusion or {}
+        self._silo = silo
         self._trunk = trunk
         self._scorers: dict[str, CatalogueScorer] = {}
         self._regrouped = regrouped
@@ -100,21 +102,21 @@ class Recommender:
         """
         config, rows = load_run(Path(folder))
         dataset = load_dataset(config.data, Path())
-        vectors = recorded(Path(folder), ITEM_VECTORS)
-        backbone, files = load_backbone(config, dataset.catalogue, observer, vectors=vectors)
+        vectors, silo = recorded(Path(folder), ITEM_VECTORS), silo_of(Path(folder))
+        backbone, files = load_backbone(config, dataset.catalogue, observer, silo, vectors=vectors)
         found = made_from(dataset, files, backbone)
         known = [name for name in ("items", "model", ITEM_VECTORS, "parameters") if name in found]
         check_origin(Path(folder), found, only=known)
         changed = changed_since(Path(folder), found, only=("training events",))
         regrouped = config.clients.kind != "column" and bool(changed)
-        fusion = load_fusion(Path(folder))
+        fusion = load_fusion(Path(folder), config, rows)
         if regrouped and fusion:
             raise RunError(
                 f"The training events have changed since the run, and clients.kind = {config.clients.kind!r} groups users by "
                 "them: nobody can tell whose events each client's own statistics are counted on. Run again."
             )
         trunk = reach_trunk(config, files, sorted(rows))
-        return cls(config, rows, dataset, backbone, fusion=fusion, trunk=trunk, regrouped=regrouped)
+        return cls(config, rows, dataset, backbone, fusion=fusion, silo=silo, trunk=trunk, regrouped=regrouped)
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -168,12 +170,18 @@ class Recommender:
 
     def _own(self, client: str) -> Fusion:
         """Return what a client counts on its own data."""
-        mine = self._assignment.client_of_user == self._assignment.names.index(client)
+        names = self._assignment.names
+        if client not in names:
+            raise RunError(
+                f"Client {client} mixes its model with what it counts on its own events, and the data has no user of it any "
+                "more. Bring its events back, or run again."
+            )
+        mine = self._assignment.client_of_user == names.index(client)
         return Fusion(self._config.fusion, self._dataset, np.flatnonzero(mine).astype(np.int64))
 
     @cached_property
     def _assignment(self) -> ClientAssignment:
-        return assign_clients(self._dataset, self._config.clients, self._config.seed)
+        return assigned(self._dataset, self._config, self._silo)
 
     def owner(self, user: str) -> str:
         """Return the name of the client that a user of the data belongs to.

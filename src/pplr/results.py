@@ -6,7 +6,7 @@ import math
 import platform
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -51,7 +51,7 @@ class Outcome:
     Attributes:
         reports: by client.
         sizes: training examples by client.
-        baselines: per-user metrics by baseline, on the same users; MODEL_ALONE among them where clients add statistics.
+        baselines: per-user metrics by baseline, on the same users.
         seconds: wall time of `test` and `baselines`.
     """
 
@@ -63,6 +63,11 @@ class Outcome:
     def per_user(self) -> UserMetrics:
         """Return the metrics of all clients' users together."""
         return together([report.per_user for report in self.reports.values() if report.per_user is not None])
+
+    def alone(self) -> UserMetrics | None:
+        """Return the same of the models without their clients' own statistics; None where no client has such."""
+        found = [report.alone for report in self.reports.values() if report.alone is not None]
+        return together(found) if found else None
 
 
 def measure_baselines(parts: Parts, clients: Sequence[Client], observer: Observer) -> dict[str, UserMetrics]:
@@ -96,13 +101,14 @@ def assemble(
     parts: Parts,
     outcome: Outcome,
     rounds: list[dict[str, Any]],
-    stopped: Mapping[str, Any],
+    stopped: Mapping[str, Any] | None,
     cost: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return the contents of metrics.json (schema 1); `cost` is taken over where it is given."""
+    """Return the contents of metrics.json (schema 1) for the clients that were measured; `cost` is taken over where it is given."""
     config = parts.config
     per_user = outcome.per_user()
-    clients, balanced = _grouped(parts, per_user)
+    alone = outcome.alone()
+    clients, balanced = _grouped(parts, per_user, outcome.reports)
     for name, report in outcome.reports.items():
         clients[name] |= {"users": report.users, "examples": outcome.sizes[name], "loss": _number(report.loss)}
         clients[name]["fusion"] = None if report.fusion is None else _fusion(report.fusion)
@@ -130,9 +136,10 @@ def assemble(
         "overall": {**per_user.overall(), "loss": loss, "users": total},
         "clients": clients,
         "balance": balanced,
-        "baselines": {name: _baseline(parts, users) for name, users in outcome.baselines.items()},
+        "model_alone": None if alone is None else _beside(parts, alone, outcome.reports),
+        "baselines": {name: _beside(parts, users, outcome.reports) for name, users in outcome.baselines.items()},
         "rounds": rounds,
-        "stopped": dict(stopped),
+        "stopped": None if stopped is None else dict(stopped),
         "cost": dict(cost) if cost is not None else _cost(parts, outcome, rounds),
         "versions": {
             "pplr": version("pplr"),
@@ -217,8 +224,11 @@ def titles(names: tuple[str, ...], items: Ints) -> list[str]:
     return [names[item] for item in items]
 
 
-def _grouped(parts: Parts, per_user: UserMetrics) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+def _grouped(
+    parts: Parts, per_user: UserMetrics, names: Collection[str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     means = per_client(per_user, parts.assignment.client_of_user, parts.assignment.names)
+    means = {name: values for name, values in means.items() if name in names}
     known = {name: values for name, values in means.items() if not any(math.isnan(v) for v in values.values())}
     clean: dict[str, dict[str, Any]] = {
         name: {key: _number(value) for key, value in values.items()} for name, values in means.items()
@@ -227,12 +237,12 @@ def _grouped(parts: Parts, per_user: UserMetrics) -> tuple[dict[str, dict[str, A
 
 
 def _fusion(learned: Learned) -> dict[str, Any]:
-    validation = {"model_alone": _number(learned.alone), "mixed": _number(learned.mixed)}
+    validation = {"users": learned.users, "model_alone": _number(learned.alone), "mixed": _number(learned.mixed)}
     return {"weights": dict(learned.weights), "validation": validation}
 
 
-def _baseline(parts: Parts, users: UserMetrics) -> dict[str, Any]:
-    clients, balanced = _grouped(parts, users)
+def _beside(parts: Parts, users: UserMetrics, names: Collection[str]) -> dict[str, Any]:
+    clients, balanced = _grouped(parts, users, names)
     return {"overall": users.overall(), "clients": clients, "balance": balanced}
 
 

@@ -161,8 +161,8 @@ def _check_configuration(folder: Path, config: Config) -> None:
         )
 
 
-def claim(folder: Path, config: Config, made_from: Origin) -> None:
-    """Make the folder this run's: what an earlier run left in it goes, whatever else lies there stays.
+def claim(folder: Path, config: Config, made_from: Origin, silo: str | None = None) -> None:
+    """Make the folder this run's, or what a `silo` keeps of it: what an earlier run left goes, whatever else lies there stays.
 
     Raises:
         StorageError: the disk is full or not writable.
@@ -171,7 +171,8 @@ def claim(folder: Path, config: Config, made_from: Origin) -> None:
     for name in OWNED:  # the mark goes last: until then the folder is still known as a run's
         delete(folder / name)
         delete(folder / f".{name}.partial")
-    write_text(folder / MARK, json.dumps({"version": 1, "made_from": dict(made_from)}, indent=1))
+    whose = {} if silo is None else {"silo": silo}
+    write_text(folder / MARK, json.dumps({"version": 1, **whose, "made_from": dict(made_from)}, indent=1))
     write_text(folder / CONFIG, config_toml(config))
 
 
@@ -239,6 +240,15 @@ def recorded(folder: Path, name: str) -> str | None:
     try:
         found = json.loads((folder / MARK).read_text(encoding="utf-8"))["made_from"].get(name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def silo_of(folder: Path) -> str | None:
+    """Return the silo whose result of a run over silos the folder holds; None where it holds a whole run."""
+    try:
+        found = json.loads((folder / MARK).read_text(encoding="utf-8")).get("silo")
+    except (OSError, ValueError, AttributeError):
         return None
     return found if isinstance(found, str) else None
 

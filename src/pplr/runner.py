@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import NonNegativeFloat, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -20,7 +20,6 @@ from pplr import run_folder
 from pplr.config import Config, load_config
 from pplr.data.dataset import Part
 from pplr.errors import ConfigError, RunError, command
-from pplr.evaluation import together
 from pplr.federation import Client, Coordinator
 from pplr.federation.audit_log import AuditLog
 from pplr.federation.checkpoints import CheckpointStore
@@ -28,7 +27,7 @@ from pplr.federation.coordinator import Progress
 from pplr.federation.engines import InProcessEngine
 from pplr.federation.events import Event, EventLog, Observer, ignore, several
 from pplr.federation.messages import EvaluateTask, Report
-from pplr.fusion import Weights
+from pplr.fusion import MODEL, Weights
 from pplr.memory import enough_memory
 from pplr.models.peft_format import export_adapter
 from pplr.results import Outcome, assemble, examples, measure_baselines, per_user_table
@@ -45,9 +44,11 @@ from pplr.run_folder import (
     ROWS,
 )
 from pplr.shelf import Shelf
-from pplr.storage import write_bytes, write_folder, write_text
+from pplr.storage import delete, write_bytes, write_folder, write_text
 from pplr.wiring import POOLED, Parts, prepare
-from pplr.wording import MODEL_ALONE
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""Of a client's model, or of one of its statistics."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,8 @@ def evaluate_run(folder: Path, observer: Observer = ignore) -> dict[str, Any]:
 
     config, rows = load_run(folder)
     before = read_metrics(folder).model_dump(mode="json", by_alias=True)
-    parts = prepare(config, observer, vectors=run_folder.recorded(folder, ITEM_VECTORS))
+    vectors = run_folder.recorded(folder, ITEM_VECTORS)
+    parts = prepare(config, observer, run_folder.silo_of(folder), vectors=vectors)
     run_folder.check_origin(folder, parts.origin())
     _check_rows(folder, parts, rows)
     with parts.reached():
@@ -170,7 +172,9 @@ def load_run(folder: Path) -> tuple[Config, dict[str, Tensor]]:
     if not (folder / CONFIG).is_file():
         raise RunError(f"There is no run in {folder}: it has no {CONFIG}. Give the folder that `pplr run` printed.")
     if run_folder.of_silos(folder):
-        raise RunError(f"The run in {folder} was one over silos: each has its own row, in its state folder.")
+        raise RunError(
+            f"The run in {folder} was one over silos: each has its own row. Give the folder `result` of a silo's state."
+        )
     if not (folder / ROWS).is_file() or not (folder / METRICS).is_file():
         raise RunError(
             f"The run in {folder} is not finished. Go on with "
@@ -210,28 +214,33 @@ def save_rows(folder: Path, parts: Parts, rows: Mapping[str, Tensor]) -> None:
 
 
 def save_fusion(folder: Path, reports: Iterable[Report]) -> None:
-    """Write the weights of each client's model and its own statistics, where clients have such."""
+    """Write the weights of each client's model and its own statistics; no file where clients have no such."""
     weights = {report.client: dict(report.fusion.weights) for report in reports if report.fusion is not None}
     if weights:
         write_text(folder / FUSION, json.dumps(weights, indent=1))
+    else:
+        delete(folder / FUSION)
 
 
-def load_fusion(folder: Path) -> Mapping[str, Weights]:
-    """Return the weights of each client's model and its own statistics; none where the clients have no such.
+def load_fusion(folder: Path, config: Config, clients: Collection[str]) -> Mapping[str, Weights]:
+    """Return the weights of each client's model and its own statistics; none where the run's clients have no such.
 
     Raises:
-        RunError: the file is damaged.
+        RunError: the file is missing or damaged.
     """
-    path = folder / FUSION
-    if not path.is_file():
+    if not config.fusion.statistics:
         return {}
+    path, known = folder / FUSION, {MODEL, *config.fusion.statistics}
     try:
-        return TypeAdapter(dict[str, dict[str, NonNegativeFloat]]).validate_json(path.read_bytes())
-    except (OSError, ValidationError) as problem:
-        raise RunError(
-            f"{path} is damaged: it does not give each client the weights of its statistics. Write it again, from the last checkpoint, with "
-            f"`{command('pplr', 'run', folder / CONFIG, '--out', folder, '--resume')}`."
-        ) from problem
+        weights = TypeAdapter(dict[str, dict[str, Weight]]).validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        weights = {}
+    if weights.keys() == set(clients) and all(MODEL in found and found.keys() <= known for found in weights.values()):
+        return weights
+    raise RunError(
+        f"{path} is missing or damaged: it does not give each client the weights of its statistics. Write it again, from the "
+        f"last checkpoint, with `{command('pplr', 'run', folder / CONFIG, '--out', folder, '--resume')}`."
+    )
 
 
 def _measure(
@@ -274,8 +283,7 @@ def _outcome(
         reports[client.info.name] = report
         observe(Event("tested", None, client.info.name, {"loss": report.loss, "users": report.users, **report.metrics}))
     tested = time.perf_counter()
-    alone = [report.alone for report in reports.values() if report.alone is not None]
-    baselines = ({MODEL_ALONE: together(alone)} if alone else {}) | measure_baselines(parts, clients, observe)
+    baselines = measure_baselines(parts, clients, observe)
     seconds = {"test": tested - started, "baselines": time.perf_counter() - tested}
     return Outcome(reports, {client.info.name: client.info.size for client in clients}, baselines, seconds), clients
 

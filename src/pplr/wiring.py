@@ -164,11 +164,11 @@ def prepare(
     observer(Event("loading", data={"what": "data"}, transient=True))
     shelf = Shelf() if shelf is None else shelf
     loaded = shelf.get("data", config.data.model_dump_json(), lambda: load(config.data, Path()))
-    dataset, notes = loaded.dataset, tuple(note.text for note in loaded.notes)
+    dataset, notes = loaded.dataset, (*(note.text for note in loaded.notes), *_fusion_notes(config, loaded.dataset))
     counts = {"users": len(dataset.user_ids), "items": len(dataset.catalogue), "events": len(dataset.items.values)}
     observer(Event("data_loaded", data={**counts, "notes": list(notes)}))
     _check_usable(dataset)
-    assignment = _assignment(dataset, config, silo)
+    assignment = assigned(dataset, config, silo)
     owners = client_data(dataset, assignment)
     if silo is None:
         _check_participation(config, len(owners))
@@ -185,7 +185,12 @@ def prepare(
     return Parts(config, dataset, assignment, owners, backbone, files, notes, seconds, trunk)
 
 
-def _assignment(dataset: Dataset, config: Config, silo: str | None) -> ClientAssignment:
+def _fusion_notes(config: Config, dataset: Dataset) -> Iterator[str]:
+    if "recent" in config.fusion.statistics and dataset.times is None:
+        yield "The data has no event times, so 'recent' of fusion.statistics is left out."
+
+
+def assigned(dataset: Dataset, config: Config, silo: str | None) -> ClientAssignment:
     """Return the client of each user; a silo that has its own files, without a silo column, owns all users in them."""
     if silo is not None and dataset.silos is None and isinstance(config.clients, ColumnClients):
         return ClientAssignment((silo,), np.zeros(len(dataset.user_ids), np.int64))

@@ -19,7 +19,7 @@ STRATEGIES = {
 """Kind of strategy -> its name in a sentence's beginning."""
 
 MODEL_ALONE = "model_alone"
-"""Among the baselines: the model of a run whose clients add statistics of their own."""
+"""In metrics.json: the models of a run whose clients add statistics of their own."""
 
 BASELINES = {
     "popularity": "popularity",
@@ -41,7 +41,6 @@ MEANINGS = {
     "item_knn": "what is chosen together with a user's items",
     "item_knn_recency": "what is chosen together with a user's items, the last ones counting most",
     "federated_mf": "what users of all clients with the same taste chose, by averaged item factors",
-    MODEL_ALONE: "what the model says without its client's own statistics",
 }
 """Baseline -> what it recommends."""
 

@@ -83,6 +83,7 @@ def write_run(
         },
         "overall": {**{key: float(own[key].mean()) for key in METRICS}, **shared},
         **_grouped(own, owner, names, drawn),
+        "model_alone": None,
         "baselines": {},
         "rounds": _rounds(strategy, trained, rounds, quality, users, drawn),
         "stopped": {"round": rounds, "best_round": max(0, rounds - 1), "reason": "rounds"},

@@ -11,6 +11,7 @@ import pytest
 import pplr
 from pplr.errors import RunError
 from pplr.report.comparison import compare_runs
+from pplr.runner import evaluate_run
 from pplr.silos.one_machine import run_on_one_machine
 from whole_runs import assert_numbers_agree, configuration
 
@@ -29,6 +30,22 @@ def here(files: Path, tmp_path_factory) -> Path:
     return pplr.run(settings(files), tmp_path_factory.mktemp("here") / "run").folder
 
 
+def assert_recommends_and_measures(own: Path, whole: Path) -> None:
+    """What a silo keeps of a run serves and measures its users as the run in one process does."""
+    mine, all_of_them = pplr.Recommender.load(own), pplr.Recommender.load(whole)
+    assert mine.clients == ("shop-1",)
+    users = pl.read_parquet(own / "per_user.parquet")["user"].to_list()
+    for user in users[:5]:
+        found, expected = (one.recommend("shop-1", user=user, k=5) for one in (mine, all_of_them))
+        assert [item.id for item in found.items] == [item.id for item in expected.items]
+        assert [item.score for item in found.items] == pytest.approx([i.score for i in expected.items], abs=1e-4)
+    expected = json.loads((whole / "metrics.json").read_text())["clients"]["shop-1"]
+    for measured in (evaluate_run(own), json.loads((own / "metrics.json").read_text())):
+        assert list(measured["clients"]) == ["shop-1"]
+        assert measured["clients"]["shop-1"]["ndcg@10"] == pytest.approx(expected["ndcg@10"], abs=1e-6)
+        assert measured["overall"]["users"] == expected["users"] == len(users)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["flower", "ray"])
 def test_a_run_has_the_numbers_of_one_process(files: Path, tmp_path: Path, here: Path, engine) -> None:
@@ -43,7 +60,9 @@ def test_a_run_has_the_numbers_of_one_process(files: Path, tmp_path: Path, here:
     with pytest.raises(RunError, match="one over silos"):
         pplr.Recommender.load(result.folder)
     own = tmp_path / "run.flower" / "silos" / "shop-1" / "result"
-    assert (own / "rows.safetensors").is_file()
+    assert_recommends_and_measures(own, here)
+    assert result.metrics["model_alone"]["overall"]["ndcg@10"] != result.metrics["overall"]["ndcg@10"]
+    assert "shop-0, shop-1, shop-2 are of the model mixed" in result.metrics["data"]["notes"][1]
     weights, expected = (json.loads((folder / "fusion.json").read_text()) for folder in (own, here))
     assert weights == {"shop-1": pytest.approx(expected["shop-1"], rel=1e-4, abs=1e-6)}
     assert not list(result.folder.rglob("fusion.json")), "weights have stayed in their silos"

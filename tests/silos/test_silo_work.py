@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import gc
+import json
 import weakref
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
+import pplr
 from pplr.data.dataset import Part
 from pplr.errors import ConfigError, RunError
+from pplr.evaluation import top_items
 from pplr.federation.events import ignore
 from pplr.federation.messages import EvaluateTask, TrainTask
+from pplr.report.folder import read_metrics
+from pplr.runner import evaluate_run
 from pplr.silos import codec
 from pplr.silos.announcement import Announcement, row_digest
 from pplr.silos.parcel import Parcel
@@ -84,6 +90,53 @@ def test_a_silo_that_is_no_longer_needed_goes_with_its_state_at_once(files, tmp_
         assert known() is None, "a worker for hundreds of silos cannot wait for the garbage collector"
     finally:
         gc.enable()
+
+
+def finished(silo: SiloWork) -> None:
+    """Two rounds, and the test."""
+    row = first(silo)
+    for number in (1, 2):
+        row = trained(silo, number, row).row
+        validated(silo, number, row)
+    task = EvaluateTask(silo.announcement.name, 2, Part.TEST, None, rank=True)
+    assert codec.report_of(silo.answer(codec.evaluate_parcel(task, 10**9))).users
+
+
+def test_a_silo_recommends_from_what_it_keeps_of_a_run(files, tmp_path):
+    """Its own files, without a silo column: all users in them are its own."""
+    own = copied(files, tmp_path / "files")
+    events = pl.read_csv(own / "events.csv", schema_overrides={"item": pl.String})
+    events.filter(pl.col("silo") == "shop-1").drop("silo").write_csv(own / "events.csv")
+    data = {"events": "events.csv", "items": "items.csv"}
+    silo = work(own, tmp_path / "state", data=data, fusion={"statistics": ["transitions"]})
+    finished(silo)
+    result = tmp_path / "state" / "result"
+    recommender = pplr.Recommender.load(result)
+    user = pl.read_parquet(result / "per_user.parquet")["user"][0]
+    assert recommender.owner(user) == "shop-1"
+    client = silo._client
+    queries = client.queries(Part.TEST)
+    weights = json.loads((result / "fusion.json").read_text())["shop-1"]
+    with client.with_best() as (backbone, row):
+        scores = client.scorer(backbone, row, weights).scores(queries)
+    best = top_items(scores, queries.histories, 5)
+    ids = silo._parts.dataset.catalogue.ids
+    for place in range(3):
+        history = [ids[item] for item in queries.histories[place]]
+        found = recommender.recommend("shop-1", history=history, k=5)
+        assert [item.id for item in found.items] == [ids[item] for item in best[place].tolist()]
+    metrics = read_metrics(result)
+    assert metrics.model_alone is not None
+    assert list(metrics.clients) == ["shop-1"]
+    assert evaluate_run(result)["overall"] == pytest.approx(metrics.overall.model_dump(by_alias=True))
+
+    again = work(own, tmp_path / "state", data=data)
+    finished(again)
+    assert not (result / "fusion.json").exists(), "of the run before"
+    assert read_metrics(result).model_alone is None
+    change_events(own, 0, "i3")
+    with pytest.raises(RunError, match="training events"):
+        evaluate_run(result)
 
 
 def test_what_is_wrong_is_said(files, tmp_path):

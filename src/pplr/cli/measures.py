@@ -56,7 +56,7 @@ def _methods(metrics: Metrics, key: str) -> Table:
     recall = key.replace("ndcg", "recall")
     columns = (shown(recall), shown(key), "worst\nclient", "best\nclient", "gap", "std", "Jain")
     table = _table(f"All users, and the balance of {shown(key)} over clients", "", columns)
-    methods = {f"this run ({metrics['strategy']['kind']})": metrics, **metrics["baselines"]}
+    methods = {f"this run ({metrics['strategy']['kind']})": metrics, **_others(metrics)}
     best = {
         "overall": _best(method["overall"].get(key) for method in methods.values()),
         "worst": _best(method["balance"].get(key, {}).get("worst") for method in methods.values()),
@@ -97,7 +97,7 @@ def _clients(metrics: Metrics, key: str, console: Console) -> Table:
 
 
 def _client_table(metrics: Metrics, key: str, details: Iterable[str], every_baseline: bool) -> Table:
-    baselines: Mapping[str, Any] = metrics["baselines"]
+    baselines = _others(metrics)
     beside = [baseline_name(name).replace(" ", "\n") for name in baselines] if every_baseline else ["best baseline"]
     columns = [shown(name) if "@" in name else name for name in (*details, key)]
     columns += beside if baselines else []
@@ -119,8 +119,14 @@ def _client_table(metrics: Metrics, key: str, details: Iterable[str], every_base
 
 
 def _beside(metrics: Metrics, key: str, client: str) -> dict[str, float | None]:
-    """Return every baseline's figure at a client."""
-    return {name: baseline["clients"].get(client, {}).get(key) for name, baseline in metrics["baselines"].items()}
+    """Return the figure of all that stands beside the run at a client."""
+    return {name: baseline["clients"].get(client, {}).get(key) for name, baseline in _others(metrics).items()}
+
+
+def _others(metrics: Metrics) -> Mapping[str, Any]:
+    """Return what stands beside the run: its models alone, where clients add statistics, and the baselines."""
+    alone = metrics.get(MODEL_ALONE)
+    return metrics["baselines"] if alone is None else {MODEL_ALONE: alone, **metrics["baselines"]}
 
 
 def _detail(client: Mapping[str, Any], name: str) -> Text:

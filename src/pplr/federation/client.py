@@ -209,18 +209,30 @@ class Client:
                 "Lower training.learning_rate or training.clip_norm, or train in float32."
             )
         per_user = alone = fusion = None
-        if task.rank and len(queries):
+        if task.rank:
             model = self._backbone.scorer(parameters, catalogue)
             if self._fusion is not None and task.part is Part.TEST:
-                fusion = self._learned(self._fusion, model)
+                fusion = self._learned(self._fusion, model)  # also where nobody can be tested: it recommends by it
+            if fusion is not None and self._fusion is not None and len(queries):
                 alone, per_user = self._compared(queries, model, self._fusion.fused(model, fusion.weights))
-            else:
+            elif len(queries):
                 per_user = self._ranked(queries, model, task.part)
         metrics = {} if per_user is None else per_user.overall()
+        metrics_alone = None if alone is None else alone.overall()
         improved = task.part is Part.VALIDATION and self._keep(row, metrics, loss)
         seconds = time.perf_counter() - started
         return Report(
-            self.info.name, task.part, loss, len(queries), metrics, improved, per_user, seconds, alone, fusion
+            self.info.name,
+            task.part,
+            loss,
+            len(queries),
+            metrics,
+            improved,
+            per_user,
+            seconds,
+            metrics_alone,
+            alone,
+            fusion,
         )
 
     def scorer(self, backbone: Backbone[Any], row: Tensor, weights: Weights | None) -> CatalogueScorer:
@@ -229,8 +241,8 @@ class Client:
         return model if weights is None or self._fusion is None else self._fusion.fused(model, weights)
 
     def _learned(self, fusion: Fusion, model: CatalogueScorer) -> Learned:
-        validation = self._queries[Part.VALIDATION]
-        return fusion.learn(model, validation, mask_history=self._measuring.mask_history)
+        validation, measuring = self._queries[Part.VALIDATION], self._measuring
+        return fusion.learn(model, validation, mask_history=measuring.mask_history, batch=measuring.batch_users)
 
     def _compared(
         self, queries: Queries, model: CatalogueScorer, fused: FusedScorer

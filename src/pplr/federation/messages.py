@@ -119,7 +119,8 @@ class Report:
         improved: validation only: this row is the best that the client has had.
         per_user: the metrics of single users. They are for analysis within one house and never leave a silo.
         seconds: wall time.
-        alone: as `per_user`, of the model without the client's own statistics; None where it has no such.
+        metrics_alone: as `metrics`, of the model without the client's own statistics; None where it has no such.
+        alone: as `per_user`, of the same.
         fusion: how it mixes its model with these statistics; that too stays in the house.
     """
 
@@ -131,5 +132,6 @@ class Report:
     improved: bool = False
     per_user: UserMetrics | None = None
     seconds: float = 0.0
+    metrics_alone: dict[str, float] | None = None
     alone: UserMetrics | None = None
     fusion: Learned | None = None

@@ -12,7 +12,7 @@ import torch
 from pplr.data.dataset import Dataset, Ints, Queries
 from pplr.evaluation import Scorer, evaluate, fit_baselines
 from pplr.evaluation.evaluate import mean_of_known
-from pplr.evaluation.ranking import Floats, mask_histories, target_pairs
+from pplr.evaluation.ranking import Floats, finite_scores, mask_histories, target_pairs
 from pplr.fusion.scorer import MODEL, FusedScorer, Given, Weights, log_softmax, statistic_feature
 from pplr.fusion.settings import FusionSettings
 from pplr.fusion.weights import Evidence, learned_weights
@@ -21,8 +21,6 @@ from pplr.models.backbone import CatalogueScorer
 KEY = "ndcg@10"
 _ELEMENTS = 1 << 24
 """Scores per feature that weights are learned from, at most: 64 MB."""
-_BATCH = 64
-"""Queries that the model scores at once."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +31,13 @@ class Learned:
         weights: of the model and the statistics.
         alone: NDCG@10 of the model alone, on the queries that the weights are learned from; NaN without queries.
         mixed: NDCG@10 of the mix on them, each half ranked with the weights that the other half taught.
+        users: how many queries these are.
     """
 
     weights: Weights
     alone: float
     mixed: float
+    users: int
 
 
 class Fusion:
@@ -46,30 +46,42 @@ class Fusion:
     def __init__(self, settings: FusionSettings, dataset: Dataset, users: Ints) -> None:
         """Count on the training events of `users` alone."""
         self._settings = settings
-        self._own = dataset.of(users)
+        self._dataset = dataset
+        self._users = users
 
-    @cached_property
+    @property
     def statistics(self) -> Mapping[str, Scorer]:
         """The statistics that the data allows, by name."""
-        return fit_baselines(self._own, names=self._settings.statistics)
+        return self._counted[0]
 
-    @cached_property
+    @property
     def _now(self) -> int | None:
         """The moment after the last training event, in the data's unit."""
-        times = self._own.training_times()
-        return None if times is None or not len(times) else int(times.max()) + 1
+        return self._counted[1]
+
+    @cached_property
+    def _counted(self) -> tuple[Mapping[str, Scorer], int | None]:
+        own = self._dataset.of(self._users)
+        times = own.training_times()
+        now = None if times is None or not len(times) else int(times.max()) + 1
+        return fit_baselines(own, names=self._settings.statistics), now
 
     def fused(self, model: CatalogueScorer, weights: Weights) -> FusedScorer:
         """Return model and statistics as one scorer."""
         return FusedScorer(model, self.statistics, weights, self._now)
 
-    def learn(self, model: CatalogueScorer, validation: Queries, *, mask_history: bool = True) -> Learned:
-        """Return the weights of the model and the statistics, learned on validation queries.
+    def learn(
+        self, model: CatalogueScorer, validation: Queries, *, mask_history: bool = True, batch: int = 256
+    ) -> Learned:
+        """Return the weights of the model and the statistics, learned on validation queries, of which it scores `batch` at once.
 
         They are learned on each half of the queries and tried on the other. Where the mix does not rank better there
         than the model alone, the model stays alone.
+
+        Raises:
+            NumericalError: a score of the model is not finite.
         """
-        evidence, queries = self._evidence(model, validation, mask_history=mask_history)
+        evidence, queries = self._evidence(model, validation, mask_history=mask_history, batch=batch)
         names = [MODEL, *self.statistics]
         only_model = np.eye(len(names))[0]
         halves = [np.arange(start, len(queries), 2, dtype=np.int64) for start in (0, 1)]
@@ -82,20 +94,21 @@ class Fusion:
             )
             alone.append(_ranked(kept, asked, only_model, mask_history=mask_history))
             mixed.append(_ranked(kept, asked, weights, mask_history=mask_history))
-        both = Learned({}, mean_of_known(np.concatenate(alone)), mean_of_known(np.concatenate(mixed)))
+        both = Learned({}, mean_of_known(np.concatenate(alone)), mean_of_known(np.concatenate(mixed)), len(queries))
         found = learned_weights(evidence) if len(halves[1]) and both.mixed > both.alone else only_model
         return replace(both, weights=dict(zip(names, found.tolist(), strict=True)))
 
-    def _evidence(self, model: CatalogueScorer, queries: Queries, *, mask_history: bool) -> tuple[Evidence, Queries]:
+    def _evidence(
+        self, model: CatalogueScorer, queries: Queries, *, mask_history: bool, batch: int
+    ) -> tuple[Evidence, Queries]:
         """Return what some of the queries say, evenly spaced over all, and these queries."""
-        items = len(self._own.catalogue)
+        items = len(self._dataset.catalogue)
         count = min(len(queries), self._settings.users, max(2, _ELEMENTS // items))
         queries = queries.select(np.linspace(0, max(len(queries) - 1, 0), count).astype(np.int64))
         features = torch.zeros(1 + len(self.statistics), count, items)
-        for start, part in zip(range(0, count, _BATCH), queries.asked().batches(_BATCH), strict=True):
+        for start, part in zip(range(0, count, batch), queries.asked().batches(batch), strict=True):
             rows = slice(start, start + len(part))
-            with torch.no_grad():
-                features[0, rows] = log_softmax(model.scores(part)).cpu()
+            features[0, rows] = log_softmax(finite_scores(model, part, items)).cpu()
             for place, statistic in enumerate(self.statistics.values(), start=1):
                 features[place, rows] = statistic_feature(statistic, part, self._now)
         masked = torch.zeros(count, items, dtype=torch.bool)

@@ -37,9 +37,22 @@ class FusedScorer(CatalogueScorer):
         self.nothing = -math.inf if math.isinf(model.nothing) else 0.0
 
     def scores(self, queries: Queries, wanted: int = 0) -> Tensor:
-        """Return [len(queries), items]; where the model knows nothing of some items, the lowest of a row is 0 (`nothing`)."""
+        """Return [len(queries), items]; where the model knows nothing of some items, the lowest of a row is 0 (`nothing`).
+
+        A model that searches does so as widely as it was measured, so that the mix is the same for lists of any length. What
+        a wider search finds fills the end of lists that are not full.
+        """
         with torch.no_grad():
-            return self.mixed(self._model.scores(queries, wanted), queries)
+            mixed = self.mixed(self._model.scores(queries), queries)
+            return self._filled(mixed, queries, wanted) if wanted and math.isfinite(self.nothing) else mixed
+
+    def _filled(self, mixed: Tensor, queries: Queries, wanted: int) -> Tensor:
+        known = mixed > self.nothing
+        enough = wanted + torch.from_numpy(queries.histories.lengths).to(mixed.device)
+        if bool((known.sum(dim=1) >= enough).all()):
+            return mixed
+        further = self._model.scores(queries, wanted).to(mixed)
+        return torch.where(known, mixed + 1, further / (further.amax(dim=1, keepdim=True) + 1))
 
     def mixed(self, scores: Tensor, queries: Queries) -> Tensor:
         """Return what `scores` returns, from the model's scores [len(queries), items] for these queries."""

@@ -20,7 +20,12 @@ class FusionSettings(BaseModel):
         description="Baselines that a client fits on its own events, weighted by its own validation events. []: the "
         "model alone. 'recent' needs event times.",
     )
-    users: int = Field(1000, ge=1, description="Validation users on whom a client learns its weights, at most.")
+    users: int = Field(
+        1000,
+        ge=1,
+        description="Validation users on whom a client learns its weights, at most; fewer from 17,000 items on, so that their "
+        "scores fit 64 MB a statistic.",
+    )
 
     @field_validator("statistics")
     @classmethod

@@ -34,6 +34,7 @@ SYMBOLS = {
     "triangle-up-open": "M8 3l6 10h-12z",
     "x-thin-open": "M3 3l10 10M13 3l-10 10",
     "cross-thin-open": "M8 2v12M2 8h12",
+    "triangle-down-open": "M8 13l6 -10h-12z",
 }
 """Marks of the baselines, in their order: plotly's name, and the same shape as an SVG path in a box of 16."""
 
@@ -53,7 +54,7 @@ def marks(metrics: Metrics) -> list[tuple[str, str]]:
     if len(metrics.clients) > MOST_ROWS:
         return []
     paths = list(SYMBOLS.values())
-    return [(baseline_name(name), paths[place % len(paths)]) for place, name in enumerate(metrics.baselines)]
+    return [(baseline_name(name), paths[place % len(paths)]) for place, name in enumerate(metrics.beside)]
 
 
 def shown_clients(metrics: Metrics, key: str) -> list[str]:
@@ -130,7 +131,7 @@ def strategy_curves(metrics: Metrics, clients: Sequence[str]) -> dict[str, Figur
 def _quality(metrics: Metrics, key: str) -> Figure:
     recommenders: list[tuple[str, dict[str, float | None]]] = [
         (baseline_name(name), {client: found.figure(key) for client, found in baseline.clients.items()})
-        for name, baseline in metrics.baselines.items()
+        for name, baseline in metrics.beside.items()
         if key != LOSS
     ]
     recommenders.append((metrics.name, {client: found.figure(key) for client, found in metrics.clients.items()}))

@@ -8,7 +8,6 @@ from pplr.report.schema import Metrics
 from pplr.wording import (
     LOSS,
     MEANINGS,
-    MODEL_ALONE,
     baseline_name,
     figure_text,
     measure_name,
@@ -55,14 +54,9 @@ def main_measure(metrics: Metrics) -> str:
 
 
 def best_baseline(metrics: Metrics, key: str, client: str | None = None) -> tuple[str, float] | None:
-    """Return name and value of the best baseline overall, or on one client's users; None where none was measured.
-
-    The run's own model without its clients' statistics is no baseline.
-    """
+    """Return name and value of the best baseline overall, or on one client's users; None where none was measured."""
     found: list[tuple[str, float]] = []
     for name, baseline in metrics.baselines.items():
-        if name == MODEL_ALONE:
-            continue
         group = baseline.overall if client is None else baseline.clients.get(client)
         value = None if group is None else group.figure(key)
         if value is not None:
@@ -130,17 +124,23 @@ def _meaning(metrics: Metrics) -> str:
 
 def _counted(metrics: Metrics, key: str, value: float) -> str:
     """Return what clients' own counts add to their models, where there are such."""
-    alone = metrics.baselines[MODEL_ALONE].overall.figure(key) if MODEL_ALONE in metrics.baselines else None
+    alone = None if metrics.model_alone is None else metrics.model_alone.overall.figure(key)
     if alone is None:
         return ""
-    mixing = [
-        client.fusion is not None
-        and any(weight > 0 for name, weight in client.fusion.weights.items() if name != "model")
-        for client in metrics.clients.values()
-    ]
+    told = [client.fusion for client in metrics.clients.values() if client.fusion is not None]
+    mixing = sum(fusion.mixes for fusion in told)
+    who = (
+        f"{mixing} of {plural(len(metrics.clients), 'client')} {'mixes' if mixing == 1 else 'mix'}"
+        if told
+        else "Silos mix"
+    )
+    whose = (
+        "it counts on its own events with its model"
+        if told and mixing == 1
+        else "they count on their own events with their model"
+    )
     return (
-        f"{sum(mixing)} of {plural(len(mixing), 'client')} mix what they count on their own events with their model. The "
-        f"model alone reaches {figure_text(alone, 3)}, {_seen_from(value, alone, 'the mix')}."
+        f"{who} what {whose}. The model alone reaches {figure_text(alone, 3)}, {_seen_from(value, alone, 'the mix')}."
     )
 
 
@@ -152,7 +152,7 @@ def _baselines(metrics: Metrics, key: str, value: float) -> str:
             "No simple baselines were measured beside it, so nothing here says whether the model is worth its effort. "
             "Set evaluation.baselines = true to know."
         )
-    who = "the mix" if MODEL_ALONE in metrics.baselines else "the model"
+    who = "the model" if metrics.model_alone is None else "the mix"
     parts = []
     for name in ("popularity", "transitions", "recent"):
         other = metrics.baselines[name].overall.figure(key) if name in metrics.baselines else None

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from pplr.federation.history import RoundRecord
+from pplr.wording import MODEL_ALONE
 
 SCHEMA_VERSION = 1
 """The version that this program writes and reads."""
@@ -100,8 +101,13 @@ class FusionRecord(_Part):
 
     weights: dict[str, float] = Field(description="'model' and the statistics -> weight, learned on validation users.")
     validation: dict[str, Figure] = Field(
-        description="NDCG@10 on validation users of 'model_alone' and 'mixed', the latter with weights learned on others."
+        description="NDCG@10 of 'model_alone' and 'mixed' on validation 'users', the latter with weights learned on others."
     )
+
+    @property
+    def mixes(self) -> bool:
+        """Return whether a statistic counts."""
+        return any(weight > 0 for name, weight in self.weights.items() if name != "model")
 
 
 class ClientMeasures(Measures):
@@ -132,13 +138,10 @@ class BalanceMeasures(_Part):
 
 
 class Baseline(_Part):
-    """A simple recommender, fitted on all clients' training events and asked the same test queries as the run.
-
-    "model_alone" is no such thing: it is the run's model without the statistics that clients add to it.
-    """
+    """A recommender beside the run, asked the same test queries."""
 
     overall: Measures = Field(description="Over all test users.")
-    clients: dict[str, Measures] = Field(description="Client name -> the baseline on that client's test users.")
+    clients: dict[str, Measures] = Field(description="Client name -> the recommender on that client's test users.")
     balance: dict[str, BalanceMeasures] = Field(default={}, description="Metric key -> its spread over the clients.")
 
 
@@ -209,7 +212,13 @@ class Metrics(_Part):
     overall: OverallMeasures = Field(description="Test figures over all users.")
     clients: dict[str, ClientMeasures] = Field(min_length=1, description="Test figures by client.")
     balance: dict[str, BalanceMeasures] = Field(description="Metric key, or 'loss' -> its spread over the clients.")
-    baselines: dict[str, Baseline] = Field(default={}, description="Simple recommenders beside the run, by name.")
+    model_alone: Baseline | None = Field(
+        None,
+        description="The run's models without the statistics that clients add to them; null where none adds any.",
+    )
+    baselines: dict[str, Baseline] = Field(
+        default={}, description="Simple recommenders beside the run, fitted on all clients' training events, by name."
+    )
     rounds: list[RoundRecord] = Field(default=[], description="The finished rounds, in order.")
     stopped: Stopped | None = Field(None, description="When and why training ended; null without rounds.")
     cost: Cost = Field(description="Time, memory and traffic.")
@@ -226,10 +235,15 @@ class Metrics(_Part):
 
     @model_validator(mode="after")
     def _same_clients(self) -> Metrics:
-        for name, baseline in self.baselines.items():
+        for name, baseline in self.beside.items():
             if unknown := set(baseline.clients) - set(self.clients):
                 raise ValueError(f"the baseline '{name}' has a client '{min(unknown)}' that the run does not have")
         return self
+
+    @property
+    def beside(self) -> dict[str, Baseline]:
+        """Return all that stands beside the run in tables and plots: its models alone, where they differ, and baselines."""
+        return self.baselines if self.model_alone is None else {MODEL_ALONE: self.model_alone, **self.baselines}
 
 
 def metrics_json_schema() -> dict[str, Any]:

@@ -90,14 +90,14 @@ def measured_keys(metrics: Metrics) -> list[str]:
 
 def measure_tables(metrics: Metrics, key: str) -> MeasureTables:
     """Return the tables of one measure: clients beside baselines, and balance."""
-    baselines = [name for name, baseline in metrics.baselines.items() if baseline.overall.figure(key) is not None]
+    baselines = [name for name, baseline in metrics.beside.items() if baseline.overall.figure(key) is not None]
     rows = [
         _row(metrics, key, baselines, client, measured=measured, examples=measured.examples)
         for client, measured in metrics.clients.items()
     ]
     examples = sum(measured.examples for measured in metrics.clients.values())
     balances = [(metrics.name, metrics.balance.get(key))]
-    balances += [(baseline_name(name), metrics.baselines[name].balance.get(key)) for name in baselines]
+    balances += [(baseline_name(name), metrics.beside[name].balance.get(key)) for name in baselines]
     return MeasureTables(
         key=key,
         name=measure_name(key),
@@ -145,7 +145,7 @@ def _row(
 ) -> ClientRow:
     values = [measured.figure(key)]
     for name in baselines:
-        baseline = metrics.baselines[name]
+        baseline = metrics.beside[name]
         group = baseline.overall if client is None else baseline.clients.get(client)
         values.append(None if group is None else group.figure(key))
     known = [value for value in values if value is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Literal, TypeVar
 
 import numpy as np
@@ -68,6 +69,7 @@ class ReportFields(Fields):
     loss: Finite | None
     users: Count
     metrics: Figures
+    metrics_alone: Figures | None
     improved: bool
     seconds: Finite
 
@@ -151,7 +153,8 @@ def report_parcel(report: Report) -> Parcel:
         part="test" if report.part is Part.TEST else "validation",
         loss=_known(report.loss),
         users=report.users,
-        metrics={key: value for key, value in report.metrics.items() if math.isfinite(value)},
+        metrics=_finite(report.metrics),
+        metrics_alone=None if report.metrics_alone is None else _finite(report.metrics_alone),
         improved=report.improved,
         seconds=report.seconds,
     )
@@ -163,7 +166,21 @@ def report_of(parcel: Parcel) -> Report:
     fields = parsed(parcel, "report", ReportFields)
     loss = math.nan if fields.loss is None else fields.loss
     part = Part[fields.part.upper()]
-    return Report(fields.client, part, loss, fields.users, fields.metrics, fields.improved, None, fields.seconds)
+    return Report(
+        fields.client,
+        part,
+        loss,
+        fields.users,
+        fields.metrics,
+        fields.improved,
+        None,
+        fields.seconds,
+        fields.metrics_alone,
+    )
+
+
+def _finite(figures: Mapping[str, float]) -> dict[str, float]:
+    return {key: value for key, value in figures.items() if math.isfinite(value)}
 
 
 class Spec(Fields):

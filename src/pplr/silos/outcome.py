@@ -6,8 +6,8 @@ import math
 import platform
 import resource
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -21,6 +21,8 @@ from pplr.results import SCHEMA
 from pplr.silos.announcement import Announcement
 
 NOTE = "Figures of single users, examples and rows stayed at the silos; simple baselines were not measured."
+
+MIXED = "Test figures of {} are of the model mixed with the silo's own counts; model_alone has those of the model."
 
 
 def assemble(
@@ -37,6 +39,9 @@ def assemble(
     measured = {name: report for name, report in reports.items() if report.users}
     total = sum(report.users for report in measured.values())
     notes = sorted({f"{name}: {note}" for name, one in announced.items() for note in one.notes})
+    mixed = sorted(name for name, report in measured.items() if report.metrics_alone is not None)
+    if mixed:
+        notes = [MIXED.format(", ".join(mixed)), *notes]
     return {
         "schema": SCHEMA,
         "name": config.name,
@@ -53,9 +58,10 @@ def assemble(
             "split": first.split,
             "notes": [NOTE, *notes],
         },
-        "overall": {**_means(measured), "users": total},
+        "overall": {**_means(measured), **_mean_loss(measured), "users": total},
         "clients": {name: _client(sizes[name], reports.get(name)) for name in sorted(announced)},
         "balance": _balance(measured),
+        "model_alone": _model_alone(measured),
         "baselines": {},
         "rounds": rounds,
         "stopped": dict(stopped),
@@ -75,10 +81,32 @@ def _means(measured: Mapping[str, Report]) -> dict[str, float | None]:
     """Return the means over all users, of whom only each silo's mean is known."""
     keys = {key for report in measured.values() for key in report.metrics}
     figures = {key: [(r.metrics[key], r.users) for r in measured.values() if key in r.metrics] for key in sorted(keys)}
-    figures["loss"] = [(r.loss, r.users) for r in measured.values() if not math.isnan(r.loss)]
+    return {key: _mean(known) for key, known in figures.items()}
+
+
+def _mean_loss(measured: Mapping[str, Report]) -> dict[str, float | None]:
+    return {"loss": _mean([(r.loss, r.users) for r in measured.values() if not math.isnan(r.loss)])}
+
+
+def _mean(known: Sequence[tuple[float, int]]) -> float | None:
+    """Return the mean of values that count as often as there are users; None where there is none."""
+    return sum(value * users for value, users in known) / sum(users for _, users in known) if known else None
+
+
+def _model_alone(measured: Mapping[str, Report]) -> dict[str, Any] | None:
+    """Return the figures of the silos' models; None where these are the figures of the run."""
+    if all(report.metrics_alone is None for report in measured.values()):
+        return None
+    alone = {
+        name: report if report.metrics_alone is None else replace(report, metrics=report.metrics_alone)
+        for name, report in measured.items()
+    }
+    known = {name: report.metrics for name, report in alone.items() if report.metrics}
+    balanced = {key: asdict(value) for key, value in balances(known).items()} if known else {}
     return {
-        key: sum(value * users for value, users in known) / sum(users for _, users in known) if known else None
-        for key, known in figures.items()
+        "overall": _means(alone),
+        "clients": {name: report.metrics for name, report in alone.items()},
+        "balance": balanced,
     }
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
-from pplr import __version__
+from pplr import __version__, run_folder
 from pplr.data.dataset import Part
 from pplr.errors import PplrError
 from pplr.federation.client import Client
 from pplr.federation.messages import Report
-from pplr.results import Outcome, per_user_table
-from pplr.run_folder import PER_USER
+from pplr.results import Outcome, assemble, per_user_table
+from pplr.run_folder import METRICS, PER_USER
 from pplr.runner import save_fusion, save_rows
 from pplr.silos.announcement import Announcement, row_digest, settings_of
 from pplr.silos.codec import (
@@ -24,7 +25,7 @@ from pplr.silos.codec import (
 )
 from pplr.silos.parcel import Floats, Parcel, failure
 from pplr.silos.state import TRAINED, VALIDATED, Moment, SiloState
-from pplr.storage import make_folder, write_bytes
+from pplr.storage import write_bytes, write_text
 from pplr.wiring import Parts, owner_called
 
 RESULT = "result"
@@ -97,15 +98,16 @@ class SiloWork:
         return report_parcel(report)
 
     def _keep_result(self, report: Report) -> None:
-        """Write what is the silo's own of a finished run: its best row, also as an adapter, and figures of its users."""
-        folder = self._folder / RESULT
-        make_folder(folder)
-        save_rows(folder, self._parts, {self.announcement.name: self._client.best_row()})
+        """Write what is the silo's own of a finished run: a run folder with its best row, and figures of its users."""
+        folder, name = self._folder / RESULT, self.announcement.name
+        run_folder.claim(folder, self._parts.config, self._parts.origin(), silo=name)
+        save_rows(folder, self._parts, {name: self._client.best_row()})
         save_fusion(folder, [report])
-        outcome = Outcome({self.announcement.name: report}, {self.announcement.name: self._client.info.size}, {}, {})
+        outcome = Outcome({name: report}, {name: self._client.info.size}, {}, {"test": report.seconds})
         table = io.BytesIO()
         per_user_table(self._parts, outcome).write_parquet(table)
         write_bytes(folder / PER_USER, table.getvalue())
+        write_text(folder / METRICS, json.dumps(assemble(self._parts, outcome, [], None, None), indent=1))
 
     def _go_to(self, moment: Moment, examples: int) -> None:
         """Bring the client to where it was before a moment of the run; before round 1 it remembers nothing.
