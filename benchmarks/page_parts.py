@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 
@@ -24,3 +25,17 @@ def percent(value: float) -> str:
 def with_error(estimate: dict[str, Any]) -> str:
     """Return a share with its standard error."""
     return f"{100 * estimate['value']:.1f} ± {100 * estimate['error']:.1f}%"
+
+
+def between_marks(path: Path, name: str, text: str) -> None:
+    """Write `text` into a Markdown file, between the comments `name:start` and `name:end`.
+
+    Raises:
+        ValueError: the file has no such place.
+    """
+    start, end = f"<!-- {name}:start -->\n", f"<!-- {name}:end -->"
+    page = path.read_text(encoding="utf-8")
+    if page.count(start) != 1 or page.count(end) != 1:
+        raise ValueError(f"{path} needs one line '{start.strip()}' and one line '{end}' for the table.")
+    before, _, rest = page.partition(start)
+    path.write_text(f"{before}{start}{text}{end}{rest.partition(end)[2]}", encoding="utf-8")
