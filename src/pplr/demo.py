@@ -51,6 +51,7 @@ class Glimpse:
         client: whose user is shown.
         history: titles of one validation user, oldest first.
         written: what the model wrote freely.
+        known: whether that is a title of the history.
         grounded: the best title that search among the catalogue's found, of those that the user has not chosen yet.
         chosen: what the user really chose.
         seconds: wall time of all this.
@@ -61,6 +62,7 @@ class Glimpse:
     client: str
     history: tuple[str, ...]
     written: str
+    known: bool
     grounded: str
     chosen: str
     seconds: float
@@ -190,6 +192,7 @@ def _written(parts: Parts, client: Client, before: float, after: float, started:
         client.info.name,
         tuple(titles[item] for item in queries.histories[0][-backbone.settings.history_items :]),
         free,
+        free in {titles[item] for item in queries.histories[0]},
         titles[best],
         titles[queries.targets[0][0]],
         time.perf_counter() - started,

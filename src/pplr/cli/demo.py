@@ -91,7 +91,8 @@ def _print_glimpse(glimpse: Glimpse, console: Console) -> None:
     console.print(Text(f"A generative model, {seconds_text(glimpse.seconds)}", style="bold"))
     say(f"  validation loss a token: {number(glimpse.before, 3)} before, {number(glimpse.after, 3)} after", console)
     _print_titles("history", list(glimpse.history[-5:]), console)
-    _print_titles("wrote freely", [glimpse.written], console)
+    watched = " (watched already, so never recommended)" if glimpse.known else ""
+    _print_titles("wrote freely", [f"{glimpse.written}{watched}"], console)
     _print_titles("grounded", [glimpse.grounded], console)
     _print_titles("chose next", [glimpse.chosen], console)
     console.print()
