@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 import pplr
-from pplr.errors import CheckpointError, PplrError, RunError
+from pplr.errors import CheckpointError, ConfigError, PplrError, RunError
 from whole_runs import assert_same_result, change_events, configuration, copied
 
 
@@ -111,6 +111,10 @@ def test_whose_user_it_is_cannot_be_told_after_the_grouping_data_changed(files, 
     with pytest.raises(RunError, match="which client"):
         recommender.owner("u0")
     assert recommender.recommend(recommender.clients[0], history=["i1"], k=1).items
+    with pytest.raises(ConfigError, match=r"or id 'House river'\. Did you mean 'house river lost last'"):
+        recommender.recommend(recommender.clients[0], history=["House river"])
+    with pytest.raises(ConfigError, match=r"or id 'house rivr lost last'\. Did you mean 'house river lost last'\?"):
+        recommender.recommend(recommender.clients[0], history=["house rivr lost last"])
 
 
 def test_a_start_that_fails_leaves_the_folder_as_it_was(files, tmp_path):

@@ -219,9 +219,14 @@ class Recommender:
         codes = [self._codes.get(text, self._codes.get(text.casefold())) for text in wanted]
         unknown = [text for text, code in zip(wanted, codes, strict=True) if code is None]
         if unknown:
-            titles = self._dataset.catalogue.titles
-            raise ConfigError([f"No item has the title or id {text!r}.{nearest(text, titles)}" for text in unknown])
+            raise ConfigError([f"No item has the title or id {text!r}.{self._meant(text)}" for text in unknown])
         return np.asarray(codes, dtype=np.int64)
+
+    def _meant(self, text: str) -> str:
+        """Return " Did you mean ...?" with the titles that begin so, or one that is spelt alike; empty where there is none."""
+        titles = self._dataset.catalogue.titles
+        longer = [title for title in dict.fromkeys(titles) if title.casefold().startswith(text.casefold())][:3]
+        return f" Did you mean {' or '.join(map(repr, longer))}?" if longer else nearest(text, titles)
 
     @cached_property
     def _codes(self) -> dict[str, int]:
