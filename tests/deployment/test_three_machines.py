@@ -65,6 +65,14 @@ def test_folders_of_a_deployment_train_on_three_machines(
         status = Party(coordinator, "status", *PPLR, "status", "--json")
         assert check.ended() == 0, check.said
         assert status.ended() == 0, status.said
+        user = pl.read_parquet(tmp_path / "third" / "shop-2" / "state" / "result" / "per_user.parquet")["user"][0]
+        words = ("recommend", "state/result", "--user", user, "-k", "3", "--quiet", "--json")
+        asked = Party(tmp_path / "third" / "shop-2", "recommended", *third.enter, *PPLR, *words)
+        assert asked.ended() == 0, asked.said
+    expected = pplr.Recommender.load(tmp_path / "whole").recommend("shop-2", user=user, k=3)
+    recommended = json.loads(asked.said)
+    assert recommended["client"] == "shop-2"
+    assert [item["id"] for item in recommended["items"]] == [item.id for item in expected.items]
     assert_numbers_agree(coordinator / "run", tmp_path / "whole", rel=1e-6)
     found = json.loads(status.said)
     assert (found["phase"], found["round"]) == ("finished", 1)
