@@ -176,10 +176,7 @@ def load_run(folder: Path) -> tuple[Config, dict[str, Tensor]]:
             f"The run in {folder} was one over silos: each has its own row. Give the folder `result` of a silo's state."
         )
     if not (folder / ROWS).is_file() or not (folder / METRICS).is_file():
-        raise RunError(
-            f"The run in {folder} is not finished. Go on with "
-            f"`{command('pplr', 'run', folder / CONFIG, '--out', folder, '--resume')}`."
-        )
+        raise RunError(f"The run in {folder} is not finished. {_go_on(folder)}")
     try:
         config = load_config(folder / CONFIG)
     except ConfigError as problem:
@@ -190,9 +187,15 @@ def load_run(folder: Path) -> tuple[Config, dict[str, Tensor]]:
         return config, load_file(folder / ROWS)
     except (OSError, SafetensorError) as problem:
         raise RunError(
-            f"{folder / ROWS} is damaged: {problem}. Write it again, from the last checkpoint, with "
-            f"`{command('pplr', 'run', folder / CONFIG, '--out', folder, '--resume')}`."
+            f"{folder / ROWS} is damaged: {problem}. It is written again from the last checkpoint. {_go_on(folder)}"
         ) from problem
+
+
+def _go_on(folder: Path) -> str:
+    """Return what makes a run's files whole."""
+    if run_folder.silo_of(folder) is not None:
+        return "Have its coordinator go on with `pplr coordinator run ... --resume` while this silo runs."
+    return f"Go on with `{command('pplr', 'run', folder / CONFIG, '--out', folder, '--resume')}`."
 
 
 def save_rows(folder: Path, parts: Parts, rows: Mapping[str, Tensor]) -> None:
@@ -238,8 +241,8 @@ def load_fusion(folder: Path, config: Config, clients: Collection[str]) -> Mappi
     if weights.keys() == set(clients) and all(MODEL in found and found.keys() <= known for found in weights.values()):
         return weights
     raise RunError(
-        f"{path} is missing or damaged: it does not give each client the weights of its statistics. Write it again, from the "
-        f"last checkpoint, with `{command('pplr', 'run', folder / CONFIG, '--out', folder, '--resume')}`."
+        f"{path} is missing or damaged: it does not give each client the weights of its statistics. It is written again from "
+        f"the last checkpoint. {_go_on(folder)}"
     )
 
 

@@ -137,6 +137,9 @@ def test_a_silo_recommends_from_what_it_keeps_of_a_run(files, tmp_path):
     change_events(own, 0, "i3")
     with pytest.raises(RunError, match="training events"):
         evaluate_run(result)
+    (result / "metrics.json").unlink()
+    with pytest.raises(RunError, match="not finished. Have its coordinator go on"):
+        pplr.Recommender.load(result)
 
 
 def test_what_is_wrong_is_said(files, tmp_path):

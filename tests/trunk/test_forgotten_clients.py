@@ -37,6 +37,10 @@ def control(config: Config, clients: list[str], forgotten: tuple[str, ...] = (),
         access.close()
 
 
+def generations(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("now-*")}
+
+
 def two_rounds(coordinator: TrunkControl) -> torch.Tensor:
     """Mix the rows so that they differ, keep the state of two rounds, and return the Gram matrix."""
     mixing = torch.tensor([[0.0, 0.0, 0.5], [0.0, 2.0, 0.0], [3.0, 0.0, 0.0]])
@@ -76,6 +80,10 @@ def test_the_server_deletes_all_it_has_of_a_client_that_has_left(files: Path, tm
             coordinator.begin_round(2)
             coordinator.mix(torch.eye(2), 2)
             coordinator.save(2)
+        written = generations(tmp_path)
+        with control(config, OTHERS, ("shop-1",)) as coordinator:
+            coordinator.gram(updates=False)
+        assert generations(tmp_path) == written, "steps of a round that goes on would be lost with it"
         access = reach_trunk(config, resolve(config.backbone.model), ["shop-1"])
         with pytest.raises(RunError, match=r"no client 'shop-1'\. Clients: shop-0, shop-2"):
             access.link("shop-1").start(1)

@@ -107,13 +107,15 @@ class Desk:
             )
 
     def _forget_for_good(self, work: TrunkWork, gone: Sequence[str]) -> None:
+        stay = tuple(name for name in work.rows.bank.clients if name not in gone)
+        if not gone and not self._state.keeps_others_than(stay):
+            return  # a coordinator that is here again, maybe in the midst of a round
         for client in gone:
             self.forget(client)
         if gone:
             log.info("the run goes on without %s, whose rows are deleted", ", ".join(gone))
             work.rows.forget(gone)
-        owner = Owner(agreement=self.agreement, run=self._run, clients=work.rows.bank.clients)
-        self._state.forget(owner, work.rows)
+        self._state.forget(Owner(agreement=self.agreement, run=self._run, clients=stay), work.rows)
 
     def check(self, agreement: Agreement, run: str) -> None:
         """Raise RunError where a client means something else than is served here."""

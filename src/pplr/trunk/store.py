@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
@@ -82,15 +83,27 @@ class StateFolder:
     def forget(self, owner: Owner, rows: ServerRows) -> None:
         """Go on with the clients of `owner` alone, whose rows these are: whatever is kept of others is deleted.
 
-        Done again it changes nothing, so that it can be done again after a crash in its midst.
+        What the requests of an unfinished round have changed goes too. Whoever was killed in the midst does it again.
         """
         write_text(self.folder / "agreement.json", owner.model_dump_json(indent=1))
-        for folder in (self.folder / "rounds").glob("round-*"):
+        for folder in self._rounds():
             state = load_file(folder / "state.safetensors")
-            stay = {name: row for name, row in state.items() if name.partition("/")[2] in owner.clients}
+            stay = {name: row for name, row in state.items() if _whose(name) in owner.clients}
             if len(stay) < len(state):
                 _write_state(folder, stay)
         self.save_all(rows)
+
+    def keeps_others_than(self, clients: Collection[str]) -> bool:
+        """Return whether something is kept of a client that is none of these."""
+        kept: set[str] = set()
+        for folder in (*self._rounds(), *self._generations()):
+            kept |= {unquote(path.stem) for path in (folder / "clients").glob("*.safetensors")}
+            with safe_open(folder / "state.safetensors", "pt") as file:
+                kept |= {_whose(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        return not kept <= set(clients)
+
+    def _rounds(self) -> list[Path]:
+        return sorted((self.folder / "rounds").glob("round-*"))
 
     def save_all(self, rows: ServerRows) -> None:
         """Keep the state of all rows."""
@@ -167,6 +180,11 @@ class StateFolder:
     def _generations(self) -> list[Path]:
         found = [path for path in self.folder.glob("now-*") if re.fullmatch(r"now-\d+", path.name)]
         return sorted(found, key=_number)
+
+
+def _whose(name: str) -> str:
+    """Return the client of a tensor of a state."""
+    return name.partition("/")[2]
 
 
 def _write_state(folder: Path, state: dict[str, Tensor]) -> None:
