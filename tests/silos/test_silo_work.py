@@ -138,7 +138,7 @@ def test_a_silo_recommends_from_what_it_keeps_of_a_run(files, tmp_path):
     with pytest.raises(RunError, match="training events"):
         evaluate_run(result)
     (result / "metrics.json").unlink()
-    with pytest.raises(RunError, match="not finished. Have its coordinator go on"):
+    with pytest.raises(RunError, match=r"not finished\. Have its coordinator go on"):
         pplr.Recommender.load(result)
 
 
