@@ -58,7 +58,6 @@ def planned(games: Path | None, work: Path, *, slow: bool) -> dict[str, list[str
         "engine_overhead": [],
         "plan_measured": data,
         "sequence_speed": [],
-        "demo_quality": ["--work", str(work / "demo-quality")],
         "trunk_training": data,
         "trunk_soak": [],
         "trunk_fuzz": [],

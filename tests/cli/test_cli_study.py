@@ -44,6 +44,8 @@ def test_a_study_from_its_plan_to_its_tables(cli, path, workplace):
     assert "Cell" not in again.stderr
     assert "±" in again.stdout
     assert "4 cells: 4 done" in cli("study", path, "--out", out, "--dry-run").stdout
+    only = ("--only", "strategy=local", "--only", "seed=2")
+    assert "1 cell: 1 done" in cli("study", path, "--out", out, "--dry-run", *only).stdout
 
     folders = sorted((out / "cells").iterdir())
     over = json.loads(cli("compare", *folders, "--over-seeds", "--samples", 50, "--json").stdout)

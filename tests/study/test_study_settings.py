@@ -68,6 +68,29 @@ def test_an_axis_may_be_any_key(tmp_path):
     assert found[-1].labels == {"strategy.alpha": "0.7", "evaluation.mask_history": "false"}
 
 
+def test_only_some_cells_are_asked_for(tmp_path):
+    asked = study()
+    one = cells(asked, tmp_path, asked.chosen(["strategy=pplr as published", "seed=2"]))
+    assert [cell.title for cell in one] == ["pplr as published, seed 2"]
+    assert one[0].digest == cells(asked, tmp_path)[-1].digest
+    any_of = cells(asked, tmp_path, asked.chosen(["seed=1", "seed=2", "strategy=fedavg"]))
+    assert [cell.title for cell in any_of] == ["fedavg, seed 1", "fedavg, seed 2"]
+
+
+def test_only_with_mistakes_is_refused_all_at_once(tmp_path):
+    with pytest.raises(ConfigError) as refused:
+        study().chosen(["fedavg", "strategie=fedavg", "strategy=fedavgg", "seed=3"])
+    assert refused.value.problems == (
+        "--only takes AXIS=LABEL, such as strategy=fedavg; 'fedavg' has no '='.",
+        "--only names the axis 'strategie', which is not there. Did you mean 'strategy'? Axes: strategy, seed.",
+        "--only names 'fedavgg' of the axis 'strategy'. Did you mean 'fedavg'? There is: fedavg, pplr as published.",
+        "--only names '3' of the axis 'seed'. There is: 1, 2.",
+    )
+    without = study(skip=[{"strategy": "fedavg", "seed": "2"}])
+    with pytest.raises(ConfigError, match="--only asks for: `skip` leaves them out"):
+        cells(without, tmp_path, without.chosen(["strategy=fedavg", "seed=2"]))
+
+
 def test_skipped_combinations_are_left_out(tmp_path):
     found = cells(study(skip=[{"strategy": "fedavg", "seed": "2"}]), tmp_path)
     assert [cell.title for cell in found] == [

@@ -16,6 +16,7 @@ from pplr.cli.options import AsJson, Quiet
 from pplr.cli.progress import watching
 from pplr.cli.terminal import results, say, shown_path, write_json
 from pplr.errors import command
+from pplr.wording import plural
 
 if TYPE_CHECKING:
     from pplr.study.grid import Cell
@@ -46,6 +47,14 @@ def study(
             show_default=False,
         ),
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="AXIS=LABEL",
+            help="Only the cells with this choice along an axis; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     no_run: Annotated[
         bool, typer.Option("--no-run", help="Write tables and plots of what is done; run nothing.")
     ] = False,
@@ -67,11 +76,12 @@ def study(
     plots and resuming.
 
     Examples:
-      pplr study studies/demo.toml --dry-run
-      pplr study studies/demo.toml
+      pplr study studies/movietweetings.toml --dry-run
+      pplr study studies/movietweetings.toml
+      pplr study studies/movietweetings.toml --only strategy=pplr --only seed=1
       pplr study studies/main.toml --data-folder data --out runs/main
       pplr study studies/main.toml --records results --no-run
-      pplr study studies/demo.toml --json > study.json
+      pplr study studies/main.toml --json > study.json
     """
     from pplr.study.grid import cells
     from pplr.study.records import RECORDS
@@ -80,7 +90,7 @@ def study(
     from pplr.study.tables import write_tables
 
     settings = load_study(path)
-    grid = cells(settings, (data_folder or path.parent).resolve())
+    grid = cells(settings, (data_folder or path.parent).resolve(), settings.chosen(only or ()))
     folder = (out or Path("runs") / settings.name).resolve()
     keep = folder / RECORDS if records is None else records.resolve()
     if dry_run:
@@ -92,7 +102,7 @@ def study(
             with watching(quiet=quiet) as observer:
                 failures = run_cells(grid, folder, observer, keep)
     except KeyboardInterrupt as interrupt:
-        say(f"Interrupted. Go on with: {command(*_again(path, out, data_folder, records))}")
+        say(f"Interrupted. Go on with: {command(*_again(path, out, data_folder, records, only or []))}")
         raise typer.Exit(INTERRUPTED) from interrupt
     states = _states(grid, folder, keep)
     done = [(cell, place) for cell, place, state in states if state is State.DONE]
@@ -136,7 +146,7 @@ def _list(states: list[Status], *, as_json: bool) -> None:
         table.add_row(*cell.labels.values(), cell.digest, state.value)
     results().print(table)
     counts = Counter(state.value for _, _, state in states)
-    say(f"{len(states):,} cells: {', '.join(f'{count:,} {name}' for name, count in counts.items())}", results())
+    say(f"{plural(len(states), 'cell')}: {', '.join(f'{count:,} {name}' for name, count in counts.items())}", results())
 
 
 def _report(failures: list[Failure], cells: int) -> None:
@@ -150,9 +160,11 @@ def _report(failures: list[Failure], cells: int) -> None:
     raise typer.Exit(failures[0].error.exit_code)
 
 
-def _again(path: Path, out: Path | None, data_folder: Path | None, records: Path | None) -> list[str]:
+def _again(path: Path, out: Path | None, data_folder: Path | None, records: Path | None, only: list[str]) -> list[str]:
     words = ["pplr", "study", str(path)]
     for option, value in (("--out", out), ("--data-folder", data_folder), ("--records", records)):
         if value is not None:
             words += [option, str(value)]
+    for choice in only:
+        words += ["--only", choice]
     return words

@@ -6,10 +6,11 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pplr.config import Config, parse_config
@@ -60,8 +61,13 @@ class Cell:
         return ", ".join(f"seed {chosen}" if axis == SEED else chosen for axis, chosen in self.labels.items())
 
 
-def cells(study: StudySettings, data_folder: Path) -> tuple[Cell, ...]:
+def cells(
+    study: StudySettings, data_folder: Path, only: Mapping[str, Collection[str]] = MappingProxyType({})
+) -> tuple[Cell, ...]:
     """Return the cells of a study, the last axis changing fastest; relative paths start at `data_folder`.
+
+    Args:
+        only: the labels wanted of an axis; an axis that is not named matches all.
 
     Raises:
         ConfigError: a sentence for each thing that is wrong in any cell, each once.
@@ -72,12 +78,16 @@ def cells(study: StudySettings, data_folder: Path) -> tuple[Cell, ...]:
         labels = {axis: name for axis, (name, _) in zip(study.axes, choice, strict=True)}
         if any(entry.items() <= labels.items() for entry in study.skip):
             continue
+        if any(labels[axis] not in wanted for axis, wanted in only.items()):
+            continue
         try:
             found.append(_cell(study, labels, [changes for _, changes in choice], data_folder))
         except ConfigError as problem:
             problems |= dict.fromkeys(f"{', '.join(labels.values())}: {sentence}" for sentence in problem.problems)
     if problems:
         raise ConfigError(problems)
+    if not found and only:
+        raise ConfigError("The study has no cell with what --only asks for: `skip` leaves them out.")
     if not found:
         raise ConfigError("The study has no cell: `skip` leaves all combinations out. Take an entry of it back.")
     return tuple(found)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -56,17 +57,46 @@ class StudySettings(BaseModel):
     def _labels_exist(self) -> Self:
         for where, labels in [("reference", self.reference), *(("skip", entry) for entry in self.skip)]:
             for axis, wanted in labels.items():
-                if axis not in self.axes:
-                    raise ValueError(
-                        f"{where} names the axis '{axis}', which is not there.{nearest(axis, self.axes)} Axes: "
-                        f"{', '.join(self.axes)}"
-                    )
-                known = [name for name, _ in self.choices(axis)]
-                if wanted not in known:
-                    raise ValueError(
-                        f"{where} names '{wanted}' of the axis '{axis}'.{nearest(wanted, known)} There is: {', '.join(known)}"
-                    )
+                if problem := self._unknown(where, axis, wanted):
+                    raise ValueError(problem)
         return self
+
+    def _unknown(self, where: str, axis: str, wanted: str) -> str | None:
+        """Return a sentence without its full stop where the study has no such axis, or the axis no such label."""
+        if axis not in self.axes:
+            return (
+                f"{where} names the axis '{axis}', which is not there.{nearest(axis, self.axes)} Axes: "
+                f"{', '.join(self.axes)}"
+            )
+        known = [name for name, _ in self.choices(axis)]
+        if wanted not in known:
+            return (
+                f"{where} names '{wanted}' of the axis '{axis}'.{nearest(wanted, known)} There is: {', '.join(known)}"
+            )
+        return None
+
+    def chosen(self, words: Iterable[str]) -> dict[str, set[str]]:
+        """Return what `--only AXIS=LABEL` asks for: labels by axis; several of one axis mean any of them.
+
+        Raises:
+            ConfigError: a sentence for each word that is not of this form, or names what the study has not.
+        """
+        found: dict[str, set[str]] = {}
+        problems = []
+        for word in words:
+            axis, sign, wanted = word.partition("=")
+            if not sign:
+                problems.append(f"--only takes AXIS=LABEL, such as {self._example()}; '{word}' has no '='.")
+            elif problem := self._unknown("--only", axis, wanted):
+                problems.append(f"{problem}.")
+            found.setdefault(axis, set()).add(wanted)
+        if problems:
+            raise ConfigError(problems)
+        return found
+
+    def _example(self) -> str:
+        axis = next(iter(self.axes))
+        return shlex.quote(f"{axis}={next(self.choices(axis))[0]}")
 
     def choices(self, axis: str) -> Iterator[tuple[str, Changes]]:
         """Yield label and changes of every choice along an axis."""
