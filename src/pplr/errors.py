@@ -66,6 +66,10 @@ class RunError(PplrError):
     exit_code = 5
 
 
+class InUse(RunError):
+    """Another process works in the folder right now."""
+
+
 class CheckpointError(RunError):
     """A checkpoint is missing or damaged."""
 

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from pplr.config import Config, changes, config_toml, load_config
 from pplr.data.dataset import Dataset, Part
-from pplr.errors import CheckpointError, ConfigError, RunError, StorageError
+from pplr.errors import CheckpointError, ConfigError, InUse, RunError, StorageError
 from pplr.federation.audit_log import AUDIT_HEAD, AUDIT_LOG
 from pplr.storage import delete, make_folder, write_text
 
@@ -127,7 +127,7 @@ def held(folder: Path, wait: float = 0.0) -> Iterator[None]:
     One that trains there now is given `wait` seconds to end.
 
     Raises:
-        RunError: another process is training in it.
+        InUse: another process is training in it.
         StorageError: the folder cannot be made or written.
     """
     make_folder(folder)
@@ -135,7 +135,7 @@ def held(folder: Path, wait: float = 0.0) -> Iterator[None]:
     try:
         lock.acquire(timeout=wait)
     except Timeout as problem:
-        raise RunError(
+        raise InUse(
             f"Another process is training in {folder} right now. Wait for its end, or choose another folder (--out)."
         ) from problem
     except OSError as problem:

@@ -29,13 +29,20 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         StorageError: the disk is full or not writable.
     """
+    write_file(path, lambda partial: partial.write_bytes(content))
+
+
+def write_file(path: Path, fill: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all: `fill` writes a temporary one, which then takes its name, also from an older one.
+
+    Raises:
+        StorageError: the disk is full or not writable.
+    """
     partial = path.with_name(f".{path.name}.partial")
     with _disk(path):
         try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            fill(partial)
+            _sync(partial)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

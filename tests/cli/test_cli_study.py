@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -44,8 +45,14 @@ def test_a_study_from_its_plan_to_its_tables(cli, path, workplace):
     assert "Cell" not in again.stderr
     assert "±" in again.stdout
     assert "4 cells: 4 done" in cli("study", path, "--out", out, "--dry-run").stdout
+
+    for kept in [*out.glob("records/local-2-*"), *out.glob("cells/local-2-*")]:
+        shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
     only = ("--only", "strategy=local", "--only", "seed=2")
-    assert "1 cell: 1 done" in cli("study", path, "--out", out, "--dry-run", *only).stdout
+    assert "1 cell: 1 missing" in cli("study", path, "--out", out, "--dry-run", *only).stdout
+    one = json.loads(cli("study", path, "--out", out, "--samples", 50, "--json", *only).stdout)
+    assert [cell["labels"] for cell in one["cells"]] == [{"strategy": "local", "seed": "2"}]
+    assert one["groups"][0]["runs"] == found["groups"][0]["runs"], "tables are of all that is done"
 
     folders = sorted((out / "cells").iterdir())
     over = json.loads(cli("compare", *folders, "--over-seeds", "--samples", 50, "--json").stdout)

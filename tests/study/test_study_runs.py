@@ -17,8 +17,10 @@ import pytest
 
 import pplr
 import pplr.wiring
+from pplr import run_folder
 from pplr.errors import ModelError
 from pplr.study.grid import cells
+from pplr.study.records import record_cell
 from pplr.study.run import State, find_folder, run_cells, state_of
 from pplr.study.settings import load_study
 from pplr.study.tables import write_tables
@@ -146,6 +148,37 @@ def test_a_cell_that_fails_does_not_keep_the_others_from_running(files, tmp_path
     assert all(isinstance(failure.error, ModelError) for failure in failures)
     states = [state_of(find_folder(tmp_path, cell)) for cell in some]
     assert states == [State.DONE, State.MISSING, State.DONE, State.MISSING]
+
+
+def test_what_another_process_runs_or_has_recorded_is_left_to_it(study, files, tmp_path):
+    _, grid, done = study
+    some = grid[:3]
+    seen = []
+
+    def another(event):
+        """Record the last cell while the second one begins."""
+        seen.append(event)
+        if event.name == "cell_started" and event.data["title"] == some[1].title:
+            record_cell(some[2], find_folder(done, some[2]), tmp_path / "records")
+
+    with run_folder.held(find_folder(tmp_path, some[0])):
+        assert run_cells(some, tmp_path, another) == []
+    states = [state_of(find_folder(tmp_path, cell)) for cell in some]
+    assert states == [State.MISSING, State.DONE, State.MISSING]
+    assert [event.data["title"] for event in seen if event.name == "cell_elsewhere"] == [some[0].title]
+    assert run_cells(some, tmp_path) == []
+    assert state_of(find_folder(tmp_path, some[0])) is State.DONE
+
+
+def test_a_begun_cell_that_another_process_goes_on_with_is_not_run_anew(study, tmp_path):
+    _, grid, done = study
+    folder = find_folder(tmp_path, grid[0])
+    shutil.copytree(find_folder(done, grid[0]), folder)
+    (folder / "metrics.json").unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with run_folder.held(folder):
+        assert run_cells(grid[:1], tmp_path) == []
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
 def test_a_killed_study_goes_on_and_ends_with_the_same_numbers(study, files, tmp_path):

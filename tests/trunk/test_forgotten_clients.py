@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +17,14 @@ from test_trunk_server import at, split
 from trunk_process import certificates, serving
 
 from pplr.config import Config
-from pplr.errors import RunError
+from pplr.errors import CheckpointError, RunError
 from pplr.models.hub import resolve
 from pplr.trunk.control import TrunkControl
+from pplr.trunk.store import StateFolder
 from pplr.wiring import reach_trunk
 from trunk_state import clients_kept
 
+TESTS = Path(__file__).parent.parent
 EVERYBODY = ["shop-0", "shop-1", "shop-2"]
 OTHERS = ["shop-0", "shop-2"]
 
@@ -88,3 +94,37 @@ def test_the_server_deletes_all_it_has_of_a_client_that_has_left(files: Path, tm
         with pytest.raises(RunError, match=r"no client 'shop-1'\. Clients: shop-0, shop-2"):
             access.link("shop-1").start(1)
         access.close()
+
+
+def test_a_server_that_is_killed_while_it_forgets_a_client_goes_on(tmp_path: Path) -> None:
+    """Before every single change to its folder, with rows, best rows and a round in its midst."""
+    script = Path(__file__).with_name("killed_forgetting.py")
+    paths = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    subprocess.run([sys.executable, script, tmp_path], check=True, env=os.environ | {"PYTHONPATH": paths}, timeout=120)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert len(found) > 10
+    assert [entry for entry in found if entry["wrong"]] == []
+
+
+def test_a_damaged_state_is_said_in_a_sentence(tmp_path: Path) -> None:
+    from killed_forgetting import OTHERS, owner, two_rounds
+
+    rows = two_rounds(tmp_path)
+    (tmp_path / "rounds" / "round-0001" / "state.safetensors").write_bytes(b"no tensors")
+    rows.forget(["bob"])
+    for use in (
+        lambda: StateFolder(tmp_path).keeps_others_than(OTHERS),
+        lambda: StateFolder(tmp_path).forget(owner(OTHERS), rows),
+    ):
+        with pytest.raises(CheckpointError, match=r"round-0001.* is damaged"):
+            use()
+
+
+def test_a_forgotten_client_cannot_take_a_step(tmp_path: Path) -> None:
+    from killed_forgetting import two_rounds
+
+    rows = two_rounds(tmp_path)
+    rows.forget(["bob"])
+    rows.begin_round(4)
+    with pytest.raises(RunError, match="no client 'bob'"):
+        rows.step("bob", 1, 0.1, 1.0)

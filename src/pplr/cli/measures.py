@@ -101,7 +101,8 @@ def _client_table(metrics: Metrics, key: str, details: Iterable[str], every_base
     beside = [baseline_name(name).replace(" ", "\n") for name in baselines] if every_baseline else ["best baseline"]
     columns = [shown(name) if "@" in name else name for name in (*details, key)]
     columns += beside if baselines else []
-    table = _table(f"Clients: {shown(key)} of this run and of the baselines", "client", columns)
+    whose = "this run and of the baselines" if metrics["baselines"] else "this run"
+    table = _table(f"Clients: {shown(key)} of {whose}", "client", columns)
     names = list(metrics["clients"])
     if len(names) > CLIENTS_SHOWN:
         names = sorted(names, key=lambda name: metrics["clients"][name].get(key) or 0.0)[:CLIENTS_SHOWN]

@@ -140,6 +140,10 @@ def _cell_anew(event: Event, _: Track) -> Iterator[str]:
     yield f"{event.data['title']} begins anew: {event.data['reason']}"
 
 
+def _cell_elsewhere(event: Event, _: Track) -> Iterator[str]:
+    yield f"{event.data['title']} is run by another process right now: the same command takes it up later, if need be."
+
+
 def _cell_failed(event: Event, _: Track) -> Iterator[str]:
     yield f"{event.data['title']} failed: {event.data['error']}"
 
@@ -147,6 +151,7 @@ def _cell_failed(event: Event, _: Track) -> Iterator[str]:
 _WRITERS: dict[str, Callable[[Event, Track], Iterator[str]]] = {
     "cell_started": _cell_started,
     "cell_anew": _cell_anew,
+    "cell_elsewhere": _cell_elsewhere,
     "cell_failed": _cell_failed,
     "loading": _loading,
     "model_terms": _model_terms,

@@ -51,7 +51,7 @@ def study(
         list[str] | None,
         typer.Option(
             metavar="AXIS=LABEL",
-            help="Only the cells with this choice along an axis; may be given several times.",
+            help="Run only the cells with this choice along an axis; may be given several times. Tables show all that are done.",
             show_default=False,
         ),
     ] = None,
@@ -90,7 +90,8 @@ def study(
     from pplr.study.tables import write_tables
 
     settings = load_study(path)
-    grid = cells(settings, (data_folder or path.parent).resolve(), settings.chosen(only or ()))
+    place, chosen = (data_folder or path.parent).resolve(), settings.chosen(only or ())
+    every, grid = cells(settings, place), cells(settings, place, chosen)
     folder = (out or Path("runs") / settings.name).resolve()
     keep = folder / RECORDS if records is None else records.resolve()
     if dry_run:
@@ -104,11 +105,11 @@ def study(
     except KeyboardInterrupt as interrupt:
         say(f"Interrupted. Go on with: {command(*_again(path, out, data_folder, records, only or []))}")
         raise typer.Exit(INTERRUPTED) from interrupt
-    states = _states(grid, folder, keep)
-    done = [(cell, place) for cell, place, state in states if state is State.DONE]
+    done = [(cell, place) for cell, place, state in _states(every, folder, keep) if state is State.DONE]
     groups = write_tables(settings, done, folder, samples=samples)
     if as_json:
-        write_json({"folder": str(folder), "cells": _listed(states), "groups": [g.as_dict() for g in groups]})
+        cell_states = _listed(_states(grid, folder, keep))
+        write_json({"folder": str(folder), "cells": cell_states, "groups": [group.as_dict() for group in groups]})
     else:
         for group in groups:
             results().print(comparison_table(group.comparison, group.title))

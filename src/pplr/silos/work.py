@@ -24,6 +24,7 @@ from pplr.silos.codec import (
     update_parcel,
 )
 from pplr.silos.parcel import Floats, Parcel, failure
+from pplr.silos.resident import LOG
 from pplr.silos.state import TRAINED, VALIDATED, Moment, SiloState
 from pplr.storage import write_bytes, write_text
 from pplr.wiring import Parts, owner_called
@@ -108,6 +109,7 @@ class SiloWork:
         per_user_table(self._parts, outcome).write_parquet(table)
         write_bytes(folder / PER_USER, table.getvalue())
         write_text(folder / METRICS, json.dumps(assemble(self._parts, outcome, [], None, None), indent=1))
+        LOG.info("end  of the run: %s has this silo's adapters and figures; it waits for a further run", folder)
 
     def _go_to(self, moment: Moment, examples: int) -> None:
         """Bring the client to where it was before a moment of the run; before round 1 it remembers nothing.

@@ -38,6 +38,11 @@ def recorded(folder: Path) -> Mapping[str, Path]:
     return found
 
 
+def recorded_meanwhile(folder: Path, cell: Cell) -> bool:
+    """Return whether a record with the name that this cell's will have is there: of another process at the same study."""
+    return (folder / f"{cell.folder}{ENDING}").is_file()
+
+
 def record_cell(cell: Cell, run: Path, folder: Path) -> Path:
     """Write the record of a cell from its finished run's folder, and return where it is.
 

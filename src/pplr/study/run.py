@@ -11,15 +11,14 @@ from statistics import fmean
 
 from pplr import run_folder
 from pplr.config import load_config
-from pplr.errors import ConfigError, PplrError, RunError, StorageError
+from pplr.errors import ConfigError, InUse, PplrError, RunError, StorageError
 from pplr.federation.events import Event, Observer, ignore
 from pplr.report.folder import read_metrics, read_per_user
 from pplr.report.record import is_record
 from pplr.runner import run
 from pplr.shelf import Shelf
-from pplr.storage import delete
 from pplr.study.grid import Cell
-from pplr.study.records import RECORDS, record_cell, recorded
+from pplr.study.records import RECORDS, record_cell, recorded, recorded_meanwhile
 
 CELLS = "cells"
 """The folder of a study's run folders."""
@@ -80,7 +79,8 @@ def run_cells(
     folder. There each run leaves its record.
 
     A cell that was begun goes on after its newest checkpoint; where that cannot be, it is run anew. Cells next to each
-    other share data and model where these are the same.
+    other share data and model where these are the same. What another process runs in the study's folder right now, or has
+    recorded meanwhile, is left to it.
 
     Raises:
         RunError: a record is damaged.
@@ -96,6 +96,8 @@ def run_cells(
             if cell.digest not in known:
                 record_cell(cell, folder, keep)
             continue
+        if recorded_meanwhile(keep, cell):
+            continue
         data = {
             "title": cell.title,
             "place": place,
@@ -109,6 +111,8 @@ def run_cells(
             record_cell(cell, folder, keep)
         except StorageError:
             raise
+        except InUse:
+            observer(Event("cell_elsewhere", data={"title": cell.title}))
         except PplrError as error:
             failures.append(Failure(cell, error))
             observer(Event("cell_failed", data={"title": cell.title, "error": str(error)}))
@@ -124,13 +128,13 @@ def _run_cell(cell: Cell, folder: Path, shelf: Shelf, observer: Observer) -> Non
         try:  # the folder keeps the name that it was begun with, and so do its checkpoints
             config = config.model_copy(update={"name": load_config(folder / run_folder.CONFIG).name})
             run(config, folder, resume=True, observer=observer, shelf=shelf)
+        except InUse:
+            raise
         except (RunError, ConfigError) as problem:
             observer(Event("cell_anew", data={"title": cell.title, "reason": str(problem)}))
-        else:
-            return
-    elif folder.is_dir():  # killed before it was anybody's: only the lock can be there
-        delete(folder / run_folder.LOCK)
-    run(cell.config, folder, overwrite=True, observer=observer, shelf=shelf)
+            run(cell.config, folder, overwrite=True, observer=observer, shelf=shelf)
+    else:
+        run(cell.config, folder, observer=observer, shelf=shelf)
 
 
 class _Clock:

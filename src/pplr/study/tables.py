@@ -85,6 +85,7 @@ def _compared(study: StudySettings, done: Sequence[Done], group: Sequence[Done],
         if reference is None and all(cell.labels[axis] == label for axis, label in study.reference.items()):
             reference = key
     order = sorted(variants, key=lambda key: key != reference)  # the one to compare with stands first
-    named = [Variant(", ".join(key) or study.name, tuple(variants[key])) for key in order]
+    alone = ", ".join(group[0][0].labels[axis] for axis in same if axis not in telling) or study.name
+    named = [Variant(", ".join(key) or alone, tuple(variants[key])) for key in order]
     title = ", ".join(group[0][0].labels[axis] for axis in telling)
     return Group(title, compare_variants(named, study.metric, samples))

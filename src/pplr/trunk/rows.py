@@ -81,7 +81,9 @@ class ServerRows:
         """
         self._check_taking_part(client)
         if client not in self._training:
-            row = self._row(client) if self._received is None else self._received.row(client)
+            row = self._row(client)
+            if self._received is not None:
+                row = self._received.row(client)
             pull = Pull(self._proximal, row[: self.layout.shared]) if self._proximal else None
             self._training[client] = RowOptimiser(self.layout, row, self._weight_decay, pull)
             self._steps[client] = 0

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 
-from pplr.errors import ConfigError, RunError
+from pplr.errors import ConfigError, PplrError, RunError
 from pplr.pki import Identity, Party, Revocations, Role
 from pplr.trunk.codecs import codec
 from pplr.trunk.connection import METHOD
@@ -154,7 +154,7 @@ class TrunkServer:
             session = await self._agreed(identity, hello, context, stream)
             await self._alone(session)
             await self._spoken(session, 0 if hello is None else hello.number)
-        except RunError as problem:
+        except PplrError as problem:  # also of a state folder that is damaged, or of a full disk
             await self._refuse(context, status_of(problem), str(problem), identity)
 
     async def _agreed(self, identity: Identity, hello: Frame | None, context: Any, stream: Stream) -> Session:

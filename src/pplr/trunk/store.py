@@ -24,11 +24,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pplr.errors import CheckpointError
-from pplr.storage import delete, make_folder, write_folder, write_text
+from pplr.storage import delete, make_folder, write_file, write_folder, write_text
 from pplr.trunk.fields import Agreement
 from pplr.trunk.rows import ServerRows
 
 ROUNDS_KEPT = 3
+STATE = "state.safetensors"
 
 
 class Owner(BaseModel):
@@ -86,24 +87,36 @@ class StateFolder:
         What the requests of an unfinished round have changed goes too. Whoever was killed in the midst does it again.
         """
         write_text(self.folder / "agreement.json", owner.model_dump_json(indent=1))
-        for folder in self._rounds():
-            state = load_file(folder / "state.safetensors")
+        for path in self._rounds():
+            try:
+                state = load_file(path)
+            except SafetensorError as problem:
+                raise _damaged(path, problem) from problem
             stay = {name: row for name, row in state.items() if _whose(name) in owner.clients}
             if len(stay) < len(state):
-                _write_state(folder, stay)
+                _write_state(path, stay)
         self.save_all(rows)
+        for path in self.folder.rglob(".*.partial"):  # of a server that was killed while it wrote
+            delete(path)
 
     def keeps_others_than(self, clients: Collection[str]) -> bool:
-        """Return whether something is kept of a client that is none of these."""
-        kept: set[str] = set()
-        for folder in (*self._rounds(), *self._generations()):
-            kept |= {unquote(path.stem) for path in (folder / "clients").glob("*.safetensors")}
-            with safe_open(folder / "state.safetensors", "pt") as file:
-                kept |= {_whose(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        """Return whether something is kept of a client that is none of these.
+
+        Raises:
+            CheckpointError: the folder is damaged.
+        """
+        kept = {unquote(path.stem) for path in self.folder.glob("now-*/clients/*.safetensors")}
+        for path in (*self._rounds(), *sorted(self.folder.glob(f"now-*/{STATE}"))):
+            try:
+                with safe_open(path, "pt") as file:
+                    kept |= {_whose(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            except SafetensorError as problem:
+                raise _damaged(path, problem) from problem
         return not kept <= set(clients)
 
     def _rounds(self) -> list[Path]:
-        return sorted((self.folder / "rounds").glob("round-*"))
+        """Return the files of the rounds that are kept, oldest first."""
+        return sorted((self.folder / "rounds").glob(f"round-*/{STATE}"))
 
     def save_all(self, rows: ServerRows) -> None:
         """Keep the state of all rows."""
@@ -111,7 +124,7 @@ class StateFolder:
         number = _number(before[-1]) + 1 if before else 1
 
         def fill(folder: Path) -> None:
-            save_file(_plain(rows.whole_state()), folder / "state.safetensors")
+            save_file(_plain(rows.whole_state()), folder / STATE)
             (folder / "clients").mkdir()
             about = {"round": rows.round, "mixed": rows.mixed, "left_out": sorted(rows.left_out)}
             (folder / "manifest.json").write_text(json.dumps(about), encoding="utf-8")
@@ -140,9 +153,7 @@ class StateFolder:
         folder = generations[-1]
         try:
             about = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-            rows.restore_whole(
-                load_file(folder / "state.safetensors"), about["round"], about["mixed"], about["left_out"]
-            )
+            rows.restore_whole(load_file(folder / STATE), about["round"], about["mixed"], about["left_out"])
             for client in rows.bank.clients:
                 path = folder / "clients" / f"{quote(client, safe='')}.safetensors"
                 if path.is_file():
@@ -155,7 +166,8 @@ class StateFolder:
     def save_round(self, rows: ServerRows, number: int) -> None:
         """Keep the state after a finished round; the newest rounds are kept, and the beginning."""
         rounds = self.folder / "rounds"
-        _write_state(rounds / f"round-{number:04d}", rows.state())
+        make_folder(rounds / f"round-{number:04d}")
+        _write_state(rounds / f"round-{number:04d}" / STATE, rows.state())
         kept = sorted(path for path in rounds.iterdir() if path.name != "round-0000")
         for path in kept[:-ROUNDS_KEPT]:
             shutil.rmtree(path, ignore_errors=True)
@@ -166,7 +178,7 @@ class StateFolder:
         Raises:
             CheckpointError: it was not kept.
         """
-        path = self.folder / "rounds" / f"round-{number:04d}" / "state.safetensors"
+        path = self.folder / "rounds" / f"round-{number:04d}" / STATE
         if not path.is_file():
             raise CheckpointError(
                 f"The trunk's server has not kept the state after round {number}. Start the run again, with --overwrite."
@@ -187,9 +199,9 @@ def _whose(name: str) -> str:
     return name.partition("/")[2]
 
 
-def _write_state(folder: Path, state: dict[str, Tensor]) -> None:
-    """Write the state after a round, whole or not at all."""
-    write_folder(folder, lambda new: save_file(_plain(state), new / "state.safetensors"))
+def _write_state(path: Path, state: dict[str, Tensor]) -> None:
+    """Write the state after a round, whole or not at all; what was kept before is there until then."""
+    write_file(path, lambda new: save_file(_plain(state), new))
 
 
 def _number(path: Path) -> int:
