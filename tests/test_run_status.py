@@ -26,7 +26,9 @@ def folder(tmp_path: Path) -> Path:
     folder, work = tmp_path / "run", work_folder(tmp_path / "run")
     folder.mkdir()
     work.mkdir()
-    Plan(str(work), str(work / "config.toml"), str(folder), ("a", "b", "c"), False, 60.0).write(work / "plan.json")
+    Plan(str(work), str(work / "config.toml"), str(folder), ("a", "b", "c"), False, False, 60.0).write(
+        work / "plan.json"
+    )
     return folder
 
 

@@ -208,6 +208,10 @@ class Recommender:
 
     def _of_user(self, client: str, user: str) -> Ints:
         owner = self.owner(user)
+        if owner != client and self._silo is not None:
+            raise ConfigError(
+                f"User {user!r} belongs to {owner}, and this is what {self._silo} has of the run. Ask {owner}."
+            )
         if owner != client:
             raise ConfigError(f"User {user!r} belongs to {owner}, not to {client}. Ask with --client {owner}.")
         return self._dataset.items[self._code(user)]

@@ -72,7 +72,7 @@ class Outcome:
 
 def measure_baselines(parts: Parts, clients: Sequence[Client], observer: Observer) -> dict[str, UserMetrics]:
     """Return per-user metrics of baselines and references, on the users that the clients are tested on."""
-    evaluation, dataset = parts.config.evaluation, parts.dataset
+    evaluation, dataset = parts.config.evaluation, parts.seen
     queries = tested_queries(parts, clients)
     measured: dict[str, UserMetrics] = {}
 
@@ -116,7 +116,9 @@ def assemble(
     if losses:
         balanced["loss"] = asdict(balance(losses, higher_is_better=False))
     total = sum(report.users for report in outcome.reports.values())
-    loss = sum(r.loss * r.users for r in outcome.reports.values() if not math.isnan(r.loss)) / max(total, 1)
+    measured = [(r.loss, r.users) for r in outcome.reports.values() if not math.isnan(r.loss)]
+    asked = sum(users for _, users in measured)
+    loss = sum(loss * users for loss, users in measured) / asked if asked else None
     return {
         "schema": SCHEMA,
         "name": config.name,
@@ -126,9 +128,9 @@ def assemble(
         "backbone": config.backbone.model_dump(mode="json"),
         "model": {"name": parts.model.name, "digest": parts.model.digest},
         "data": {
-            "users": len(parts.dataset.user_ids),
+            "users": len(parts.dataset.user_ids) if parts.silo is None else sum(len(o.users) for o in parts.owners),
             "items": len(parts.dataset.catalogue),
-            "events": len(parts.dataset.items.values),
+            "events": len(parts.seen.items.values),
             "test_users": total,
             "split": config.data.split.kind,
             "notes": list(parts.notes),

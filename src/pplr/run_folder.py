@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from pplr.config import Config, changes, config_toml, load_config
 from pplr.data.dataset import Dataset, Part
-from pplr.errors import CheckpointError, ConfigError, InUse, RunError, StorageError
+from pplr.errors import CheckpointError, ConfigError, InUse, RunError, StorageError, command
 from pplr.federation.audit_log import AUDIT_HEAD, AUDIT_LOG
 from pplr.storage import delete, make_folder, write_text
 
@@ -97,6 +97,10 @@ def check(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> Non
     _check_place(folder)
     if resume and overwrite:
         raise RunError("--resume goes on with a run and --overwrite deletes it: use one of them.")
+    if (silo := silo_of(folder)) is not None:
+        raise RunError(
+            f"{folder} holds what the silo {silo} keeps of a run, for `pplr recommend` and `pplr evaluate`. Choose another --out."
+        )
     occupied = (folder / MARK).is_file()
     if resume:
         if not occupied:
@@ -121,10 +125,10 @@ def _check_place(folder: Path) -> None:
 
 
 @contextmanager
-def held(folder: Path, wait: float = 0.0) -> Iterator[None]:
+def held(folder: Path, wait: float = 0.0, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Keep all other processes from training in the folder until the block ends; a process that dies lets go.
 
-    One that trains there now is given `wait` seconds to end.
+    One that trains there now is given `wait` seconds to end, which begin with a call of `waiting`.
 
     Raises:
         InUse: another process is training in it.
@@ -133,7 +137,13 @@ def held(folder: Path, wait: float = 0.0) -> Iterator[None]:
     make_folder(folder)
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=wait)
+        try:
+            lock.acquire(timeout=0.0)
+        except Timeout:
+            if not wait:
+                raise
+            waiting()
+            lock.acquire(timeout=wait)
     except Timeout as problem:
         raise InUse(
             f"Another process is training in {folder} right now. Wait for its end, or choose another folder (--out)."
@@ -259,3 +269,13 @@ def of_silos(folder: Path) -> bool:
         return "training events" not in json.loads((folder / MARK).read_text(encoding="utf-8"))["made_from"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def go_on(folder: Path) -> str:
+    """Return what makes the files of a finished or interrupted run whole; nothing is trained twice."""
+    if silo_of(folder) is not None or of_silos(folder):
+        return (
+            "Go on where its coordinator is, with `pplr coordinator run ... --resume` or, of a run on one machine, with "
+            "`pplr run ... --resume`, while its silos run."
+        )
+    return f"Go on with `{command('pplr', 'run', folder / CONFIG, '--out', folder, '--resume')}`."

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pplr.errors import RunError
-from pplr.run_folder import CHECKPOINTS, EVENTS, LOCK, MARK, METRICS
+from pplr.run_folder import CHECKPOINTS, EVENTS, LOCK, MARK, METRICS, silo_of
 from pplr.silos.plan import MEETING, PLAN_FILE, work_folder
 
 State = Literal["alive", "late", "absent", "quarantined", "away", "awaited"]
@@ -75,6 +75,10 @@ def run_status(folder: Path) -> RunStatus:
     Raises:
         RunError: there is no run in the folder, nor one that waits for its silos.
     """
+    if (silo := silo_of(folder)) is not None:
+        raise RunError(
+            f"{folder} holds what the silo {silo} has of a finished run. Ask for the status at its coordinator."
+        )
     work = work_folder(folder.resolve())
     running = _held(folder / LOCK)
     begun = (folder / MARK).is_file()

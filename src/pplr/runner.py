@@ -19,7 +19,7 @@ from torch import Tensor
 from pplr import run_folder
 from pplr.config import Config, load_config
 from pplr.data.dataset import Part
-from pplr.errors import ConfigError, RunError, command
+from pplr.errors import ConfigError, RunError
 from pplr.federation import Client, Coordinator
 from pplr.federation.audit_log import AuditLog
 from pplr.federation.checkpoints import CheckpointStore
@@ -176,7 +176,7 @@ def load_run(folder: Path) -> tuple[Config, dict[str, Tensor]]:
             f"The run in {folder} was one over silos: each has its own row. Give the folder `result` of a silo's state."
         )
     if not (folder / ROWS).is_file() or not (folder / METRICS).is_file():
-        raise RunError(f"The run in {folder} is not finished. {_go_on(folder)}")
+        raise RunError(f"The run in {folder} is not finished. {run_folder.go_on(folder)}")
     try:
         config = load_config(folder / CONFIG)
     except ConfigError as problem:
@@ -187,15 +187,8 @@ def load_run(folder: Path) -> tuple[Config, dict[str, Tensor]]:
         return config, load_file(folder / ROWS)
     except (OSError, SafetensorError) as problem:
         raise RunError(
-            f"{folder / ROWS} is damaged: {problem}. It is written again from the last checkpoint. {_go_on(folder)}"
+            f"{folder / ROWS} is damaged: {problem}. It is written again from the last checkpoint. {run_folder.go_on(folder)}"
         ) from problem
-
-
-def _go_on(folder: Path) -> str:
-    """Return what makes a run's files whole."""
-    if run_folder.silo_of(folder) is not None:
-        return "Have its coordinator go on with `pplr coordinator run ... --resume` while this silo runs."
-    return f"Go on with `{command('pplr', 'run', folder / CONFIG, '--out', folder, '--resume')}`."
 
 
 def save_rows(folder: Path, parts: Parts, rows: Mapping[str, Tensor]) -> None:
@@ -242,7 +235,7 @@ def load_fusion(folder: Path, config: Config, clients: Collection[str]) -> Mappi
         return weights
     raise RunError(
         f"{path} is missing or damaged: it does not give each client the weights of its statistics. It is written again from "
-        f"the last checkpoint. {_go_on(folder)}"
+        f"the last checkpoint. {run_folder.go_on(folder)}"
     )
 
 

@@ -61,6 +61,7 @@ class Parts:
         notes: what was done to the data.
         seconds: wall time of `data` and `model`.
         trunk: the server of the layers between, or None where all layers are here.
+        silo: the one client whose data this is about, or None where it is about all of them.
     """
 
     config: Config
@@ -72,6 +73,14 @@ class Parts:
     notes: tuple[str, ...]
     seconds: dict[str, float]
     trunk: TrunkAccess | None = None
+    silo: str | None = None
+
+    @property
+    def seen(self) -> Dataset:
+        """The interactions that may be counted here: all, or a silo's alone, whosever else may be in the same files."""
+        if self.silo is None:
+            return self.dataset
+        return self.dataset.of(np.concatenate([owner.users for owner in self.owners]))
 
     @contextmanager
     def reached(self) -> Iterator[None]:
@@ -182,7 +191,7 @@ def prepare(
     sizes = {"model": files.name, "trained": layout.size, "shared": layout.shared, "seconds": seconds["model"]}
     observer(Event("model_loaded", data=sizes))
     trunk = reach_trunk(config, files, [owner.name for owner in owners])
-    return Parts(config, dataset, assignment, owners, backbone, files, notes, seconds, trunk)
+    return Parts(config, dataset, assignment, owners, backbone, files, notes, seconds, trunk, silo)
 
 
 def _fusion_notes(config: Config, dataset: Dataset) -> Iterator[str]:

@@ -13,12 +13,14 @@ import pytest
 import torch
 
 import pplr
+from pplr.config import load_config
 from pplr.data.dataset import Part
-from pplr.errors import ConfigError, RunError
+from pplr.errors import ConfigError, RunError, StorageError
 from pplr.evaluation import top_items
 from pplr.federation.events import ignore
-from pplr.federation.messages import EvaluateTask, TrainTask
-from pplr.report.folder import read_metrics
+from pplr.federation.messages import EvaluateTask, Report, TrainTask
+from pplr.report.folder import read_metrics, read_per_user
+from pplr.run_status import run_status
 from pplr.runner import evaluate_run
 from pplr.silos import codec
 from pplr.silos.announcement import Announcement, row_digest
@@ -92,14 +94,14 @@ def test_a_silo_that_is_no_longer_needed_goes_with_its_state_at_once(files, tmp_
         gc.enable()
 
 
-def finished(silo: SiloWork) -> None:
-    """Two rounds, and the test."""
+def finished(silo: SiloWork) -> Report:
+    """Two rounds, and the test, of which this is the report."""
     row = first(silo)
     for number in (1, 2):
         row = trained(silo, number, row).row
         validated(silo, number, row)
     task = EvaluateTask(silo.announcement.name, 2, Part.TEST, None, rank=True)
-    assert codec.report_of(silo.answer(codec.evaluate_parcel(task, 10**9))).users
+    return codec.report_of(silo.answer(codec.evaluate_parcel(task, 10**9)))
 
 
 def test_a_silo_recommends_from_what_it_keeps_of_a_run(files, tmp_path):
@@ -138,8 +140,77 @@ def test_a_silo_recommends_from_what_it_keeps_of_a_run(files, tmp_path):
     with pytest.raises(RunError, match="training events"):
         evaluate_run(result)
     (result / "metrics.json").unlink()
-    with pytest.raises(RunError, match=r"not finished\. Have its coordinator go on"):
+    with pytest.raises(RunError, match=r"not finished.* where its coordinator is"):
         pplr.Recommender.load(result)
+    with pytest.raises(RunError, match=r"not finished.* where its coordinator is"):
+        read_metrics(result)
+
+
+def test_in_files_that_silos_share_each_keeps_to_its_own_events(files, tmp_path):
+    finished(work(files, tmp_path / "shared"))
+    own = copied(files, tmp_path / "files")
+    events = pl.read_csv(own / "events.csv", schema_overrides={"item": pl.String})
+    events.filter(pl.col("silo") == "shop-1").drop("silo").write_csv(own / "events.csv")
+    finished(work(own, tmp_path / "alone", data={"events": "events.csv", "items": "items.csv"}))
+    shared, alone = (evaluate_run(tmp_path / where / "result") for where in ("shared", "alone"))
+    assert shared["baselines"] == alone["baselines"]
+    assert [shared["data"][what] for what in ("users", "events")] == [
+        alone["data"][what] for what in ("users", "events")
+    ]
+    assert read_metrics(tmp_path / "shared" / "result").data.users == alone["data"]["users"]
+
+    recommender = pplr.Recommender.load(tmp_path / "shared" / "result")
+    stranger = next(user for user in recommender._dataset.user_ids if recommender.owner(user) == "shop-0")
+    with pytest.raises(ConfigError, match=r"belongs to shop-0, and this is what shop-1 has of the run\. Ask shop-0"):
+        recommender.recommend("shop-1", user=stranger)
+
+
+def test_a_silos_result_is_nobodys_run_folder(files, tmp_path):
+    silo = work(files, tmp_path / "state")
+    finished(silo)
+    result = tmp_path / "state" / "result"
+    before = (result / "rows.safetensors").read_bytes()
+    for how in ({"resume": True}, {"overwrite": True}, {}):
+        with pytest.raises(RunError, match="holds what the silo shop-1 keeps of a run"):
+            pplr.run(load_config(result / "config.toml"), result, **how)
+    with pytest.raises(RunError, match="has of a finished run"):
+        run_status(result)
+    assert (result / "rows.safetensors").read_bytes() == before
+
+
+def test_a_result_is_there_until_the_next_one_is_whole(files, tmp_path, monkeypatch):
+    silo = work(files, tmp_path / "state")
+    finished(silo)
+    result = tmp_path / "state" / "result"
+    before = {path.name: path.read_bytes() for path in result.iterdir() if path.is_file()}
+
+    def full(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr("pplr.silos.work.save_fusion", full)
+    again = work(files, tmp_path / "state", seed=2)
+    with pytest.raises(RunError, match="the disk is full"):
+        finished(again)
+    assert {path.name: path.read_bytes() for path in result.iterdir() if path.is_file()} == before
+
+
+def test_without_test_users_there_is_no_loss(files, tmp_path):
+    own = copied(files, tmp_path / "files")
+    events = pl.read_csv(own / "events.csv", schema_overrides={"item": pl.String})
+    place, last = pl.int_range(pl.len()).over("user", order_by="time"), pl.len().over("user") - 1
+    test = pl.when(pl.col("silo") == "shop-1").then(last + 1).otherwise(last)
+    part = pl.when(place == test).then(pl.lit("test")).when(place == test - 1).then(pl.lit("validation"))
+    events.with_columns(part.otherwise(pl.lit("train")).alias("split")).write_csv(own / "events.csv")
+    columns = {"silo": "silo", "split": "split"}
+    data = {"events": "events.csv", "items": "items.csv", "columns": columns, "split": {"kind": "global-time"}}
+    assert not finished(work(own, tmp_path / "state", data=data)).users
+    result = tmp_path / "state" / "result"
+    overall = read_metrics(result).overall
+    assert (overall.users, overall.loss) == (0, None)
+    assert evaluate_run(result)["overall"]["loss"] is None
+    assert pplr.Recommender.load(result).recommend("shop-1", history=["i1"], k=3).items
+    with pytest.raises(RunError, match="no test user"):
+        read_per_user(result)
 
 
 def test_what_is_wrong_is_said(files, tmp_path):

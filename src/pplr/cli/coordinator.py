@@ -121,12 +121,20 @@ def forget(
     Its row goes from the checkpoints, it is asked no more, and a quorum is one
     of the silos that are left. Go on with `pplr coordinator run --resume`. What
     the others' rows have learnt from it stays in them, and past rounds keep its
-    figures. Revoke its certificate too: `pplr pki revoke`.
+    figures. A trunk's server deletes what it has of it when the run goes on.
+    Revoke its certificate too: `pplr pki revoke`.
 
     Examples:
       pplr coordinator forget shop-3 --out runs/shops
     """
     from pplr.silos.forget import forget as forget_silo
+    from pplr.silos.forget import trunk_server
+    from pplr.silos.processes import LETTING_GO
 
-    left = forget_silo(out, silo)
+    def waiting() -> None:
+        say(f"Another process is training in {out}: {LETTING_GO:.0f} seconds are given to it to end.")
+
+    left = forget_silo(out, silo, waiting)
     say(f"{silo} is forgotten; {left} silos are left. Go on with `pplr coordinator run ... --out {out} --resume`.")
+    if trunk_server(out) is not None:
+        say(f"The trunk's server at {trunk_server(out)} deletes its rows of {silo} when the run goes on, not before.")

@@ -108,20 +108,20 @@ def _client_table(metrics: Metrics, key: str, details: Iterable[str], every_base
         names = sorted(names, key=lambda name: metrics["clients"][name].get(key) or 0.0)[:CLIENTS_SHOWN]
         table.caption = f"The {CLIENTS_SHOWN} worst of {len(metrics['clients']):,} clients."
     for name in names:
-        client, values = metrics["clients"][name], _beside(metrics, key, name)
+        client, values = metrics["clients"][name], _at(name, _others(metrics), key)
         best = _best([client.get(key), *values.values()])
         row = [Text(name), *(_detail(client, detail) for detail in details), _figure(client.get(key), best)]
         if every_baseline:
             row.extend(_figure(value, best) for value in values.values())
         elif baselines:
-            row.append(_best_baseline(values, best))
+            row.append(_best_baseline(_at(name, metrics["baselines"], key), best))
         table.add_row(*row)
     return table
 
 
-def _beside(metrics: Metrics, key: str, client: str) -> dict[str, float | None]:
-    """Return the figure of all that stands beside the run at a client."""
-    return {name: baseline["clients"].get(client, {}).get(key) for name, baseline in _others(metrics).items()}
+def _at(client: str, methods: Mapping[str, Any], key: str) -> dict[str, float | None]:
+    """Return the figure of each method at a client."""
+    return {name: method["clients"].get(client, {}).get(key) for name, method in methods.items()}
 
 
 def _others(metrics: Metrics) -> Mapping[str, Any]:
@@ -135,8 +135,7 @@ def _detail(client: Mapping[str, Any], name: str) -> Text:
     return Text(f"{value:,}" if isinstance(value, int) else number(value, 4 if "@" in name else 3))
 
 
-def _best_baseline(measured: Mapping[str, float | None], best: float | None) -> Text:
-    values = {name: value for name, value in measured.items() if name != MODEL_ALONE}
+def _best_baseline(values: Mapping[str, float | None], best: float | None) -> Text:
     top = _best(values.values())
     if top is None:
         return Text("-")
@@ -145,8 +144,7 @@ def _best_baseline(measured: Mapping[str, float | None], best: float | None) -> 
 
 
 def _worst(metrics: Metrics, key: str, name: str) -> str:
-    client, values = metrics["clients"][name], _beside(metrics, key, name)
-    values.pop(MODEL_ALONE, None)
+    client, values = metrics["clients"][name], _at(name, metrics["baselines"], key)
     top = _best(values.values())
     text = f"Worst client: {name}, {shown(key)} {number(client.get(key))} for {client['users']:,} test users"
     if top is None:

@@ -10,10 +10,10 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pplr.config import Config, load_config, parse_config
-from pplr.errors import RunError, command
+from pplr.errors import RunError
 from pplr.report.record import is_record, read_record
 from pplr.report.schema import METRIC_KEY, SCHEMA_VERSION, Metrics
-from pplr.run_folder import of_silos
+from pplr.run_folder import go_on, of_silos
 
 METRICS_FILE = "metrics.json"
 EXAMPLES_FILE = "examples.json"
@@ -93,20 +93,19 @@ def read_metrics(folder: Path) -> Metrics:
         content = json.loads(text)
     except json.JSONDecodeError as problem:
         raise RunError(
-            f"{path} is damaged: it is not valid JSON in line {problem.lineno} ({problem.msg}). "
-            f"{_measure_again(folder)}"
+            f"{path} is damaged: it is not valid JSON in line {problem.lineno} ({problem.msg}). {go_on(folder)}"
         ) from problem
     version = content.get("schema") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise RunError(
             f"{path} has the schema version {version!r}; this version of pplr reads {SCHEMA_VERSION}. Read it with the "
-            f"version of pplr that wrote it. Or: {_measure_again(folder)}"
+            f"version of pplr that wrote it. Or: {go_on(folder)}"
         )
     try:
         return Metrics.model_validate(content)
     except ValidationError as problem:
         raise RunError(
-            f"{path} does not follow schema {SCHEMA_VERSION}: {_first_mistake(problem)} {_measure_again(folder)}"
+            f"{path} does not follow schema {SCHEMA_VERSION}: {_first_mistake(problem)} {go_on(folder)}"
         ) from problem
 
 
@@ -126,21 +125,23 @@ def read_per_user(folder: Path) -> pl.DataFrame:
                 f"The run in {folder} was one over silos, where the figures of single users have stayed. Compare the "
                 f"means in its {METRICS_FILE}."
             )
-        raise RunError(f"{folder} has no {PER_USER_FILE}. {_measure_again(folder)}")
+        raise RunError(f"{folder} has no {PER_USER_FILE}. {go_on(folder)}")
     try:
         table = pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as problem:
-        raise RunError(f"{path} is damaged: {problem}. {_measure_again(folder)}") from problem
+        raise RunError(f"{path} is damaged: {problem}. {go_on(folder)}") from problem
     metrics = [name for name in table.columns if METRIC_KEY.fullmatch(name)]
     missing = [name for name in ("user", "client") if name not in table.columns]
+    if table.is_empty() and not missing:
+        raise RunError(f"{path} lists no test user, so there are no figures of users to compare.")
     if missing or not metrics:
         raise RunError(
             f"{path} lacks {missing[0] if missing else 'metrics'}; it has the columns {', '.join(table.columns)}. "
-            f"{_measure_again(folder)}"
+            f"{go_on(folder)}"
         )
     if table["user"].is_duplicated().any():
         twice = table["user"].filter(table["user"].is_duplicated())[0]
-        raise RunError(f"{path} lists the user '{twice}' twice. {_measure_again(folder)}")
+        raise RunError(f"{path} lists the user '{twice}' twice. {go_on(folder)}")
     return table.select(
         pl.col("user", "client").cast(pl.String),
         *(pl.col(name).cast(pl.Float64).fill_null(float("nan")) for name in metrics),
@@ -177,17 +178,9 @@ def _check_finished(folder: Path) -> None:
     if (folder / METRICS_FILE).is_file():
         return
     if any((folder / name).exists() for name in TRACES):
-        raise RunError(f"The run in {folder} is not finished: it has no {METRICS_FILE} yet. {_measure_again(folder)}")
+        raise RunError(f"The run in {folder} is not finished: it has no {METRICS_FILE} yet. {go_on(folder)}")
     raise RunError(
         f"{folder} is not a run folder: it has no {METRICS_FILE}. Give a folder that `pplr run` has written."
-    )
-
-
-def _measure_again(folder: Path) -> str:
-    """Return how a run whose rounds are done is measured again: nothing is trained twice."""
-    return (
-        "Measure the run again, from its last checkpoint, with "
-        f"`{command('pplr', 'run', folder / CONFIGURATION_FILE, '--out', folder, '--resume')}`."
     )
 
 
@@ -199,7 +192,7 @@ def _read_examples(path: Path) -> tuple[Example, ...]:
     except ValidationError as problem:
         raise RunError(
             f"{path} is damaged: {_first_mistake(problem)} Delete it to have a report without examples. "
-            f"Or: {_measure_again(path.parent)}"
+            f"Or: {go_on(path.parent)}"
         ) from problem
 
 

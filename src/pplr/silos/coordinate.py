@@ -65,6 +65,7 @@ def coordinate(plan: Plan, grid: Grid) -> None:
     config, folder = load_config(plan.config), Path(plan.folder)
     log = EventLog(folder / EVENTS, Path(plan.work) / MEETING)
     with run_folder.held(folder, wait=LETTING_GO):
+        run_folder.check(folder, config, resume=plan.resume, overwrite=plan.overwrite)  # again: it may have been used
         met = meet(config, plan, grid, log)
         made_from = _made_from(met)
         if plan.resume:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import numpy as np
 import torch
 
 from pplr import run_folder
+from pplr.config import load_config
 from pplr.errors import RunError, nearest
 from pplr.federation.audit_log import AuditLog, Head
 from pplr.federation.checkpoints import Checkpoint, CheckpointStore
 from pplr.federation.intake import row_digest
-from pplr.run_folder import CHECKPOINTS, FORGOTTEN
+from pplr.models.parts.settings import SplitPlacement
+from pplr.run_folder import CHECKPOINTS, CONFIG, FORGOTTEN
 from pplr.silos.processes import LETTING_GO
 from pplr.storage import write_text
 
@@ -36,8 +39,10 @@ def forgotten(folder: Path) -> tuple[str, ...]:
         ) from problem
 
 
-def forget(folder: Path, silo: str) -> int:
+def forget(folder: Path, silo: str, waiting: Callable[[], None] = lambda: None) -> int:
     """Take a silo out of a run that stands still; return how many silos are left.
+
+    A coordinator that trains right now is given some time to end; `waiting` is called before.
 
     What the others' rows have learnt from it stays in them, and its digests and figures of past rounds in the log. A trunk's
     server deletes what it has of it when the run goes on.
@@ -47,7 +52,7 @@ def forget(folder: Path, silo: str) -> int:
     """
     if not run_folder.of_silos(folder):
         raise RunError(f"{folder} is no run over silos, so there is no silo to forget in it.")
-    with run_folder.held(folder, wait=LETTING_GO):
+    with run_folder.held(folder, LETTING_GO, waiting):
         store = CheckpointStore(folder / CHECKPOINTS)
         newest = store.newest()
         if silo not in newest.clients:
@@ -63,6 +68,12 @@ def forget(folder: Path, silo: str) -> int:
         for kept in store.all():  # the newest last: until then the command can be given again
             store.save(without(kept, silo))
     return len(newest.clients) - 1
+
+
+def trunk_server(folder: Path) -> str | None:
+    """Return the address of the server of a run's trunk, which has a row of each silo too; None where there is none."""
+    placement = load_config(folder / CONFIG).placement
+    return placement.server if isinstance(placement, SplitPlacement) else None
 
 
 def without(checkpoint: Checkpoint, silo: str) -> Checkpoint:

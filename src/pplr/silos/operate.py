@@ -71,7 +71,7 @@ def run_coordinator(
     work = work_folder(folder)
     make_folder(work)
     write_text(work / "config.toml", config_toml(config))
-    plan = Plan(str(work), str(work / "config.toml"), str(folder), names, resume, meet_seconds)
+    plan = Plan(str(work), str(work / "config.toml"), str(folder), names, resume, overwrite, meet_seconds)
     plan.write(work / PLAN_FILE)
     more = {PLAN: str(work / PLAN_FILE)} | ({} if simulation is None else {SIMULATION: str(simulation)})
     log = work / "superlink.log"

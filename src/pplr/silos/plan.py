@@ -35,6 +35,7 @@ class Plan:
         folder: the run folder.
         silos: names of all silos.
         resume: go on after the newest checkpoint.
+        overwrite: replace the run that is there.
         meet_seconds: how long silos may take to connect.
     """
 
@@ -43,6 +44,7 @@ class Plan:
     folder: str
     silos: tuple[str, ...]
     resume: bool
+    overwrite: bool
     meet_seconds: float
 
     @classmethod

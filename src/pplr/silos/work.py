@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from pplr.silos.codec import (
 from pplr.silos.parcel import Floats, Parcel, failure
 from pplr.silos.resident import LOG
 from pplr.silos.state import TRAINED, VALIDATED, Moment, SiloState
-from pplr.storage import write_bytes, write_text
+from pplr.storage import write_folder, write_text
 from pplr.wiring import Parts, owner_called
 
 RESULT = "result"
@@ -100,15 +99,18 @@ class SiloWork:
 
     def _keep_result(self, report: Report) -> None:
         """Write what is the silo's own of a finished run: a run folder with its best row, and figures of its users."""
-        folder, name = self._folder / RESULT, self.announcement.name
-        run_folder.claim(folder, self._parts.config, self._parts.origin(), silo=name)
-        save_rows(folder, self._parts, {name: self._client.best_row()})
-        save_fusion(folder, [report])
+        parts, name = self._parts, self.announcement.name
         outcome = Outcome({name: report}, {name: self._client.info.size}, {}, {"test": report.seconds})
-        table = io.BytesIO()
-        per_user_table(self._parts, outcome).write_parquet(table)
-        write_bytes(folder / PER_USER, table.getvalue())
-        write_text(folder / METRICS, json.dumps(assemble(self._parts, outcome, [], None, None), indent=1))
+
+        def fill(folder: Path) -> None:
+            run_folder.claim(folder, parts.config, parts.origin(), silo=name)
+            save_rows(folder, parts, {name: self._client.best_row()})
+            save_fusion(folder, [report])
+            per_user_table(parts, outcome).write_parquet(folder / PER_USER)
+            write_text(folder / METRICS, json.dumps(assemble(parts, outcome, [], None, None), indent=1))
+
+        folder = self._folder / RESULT
+        write_folder(folder, fill)  # what is there of an earlier run is there until then
         LOG.info("end  of the run: %s has this silo's adapters and figures; it waits for a further run", folder)
 
     def _go_to(self, moment: Moment, examples: int) -> None:
