@@ -25,6 +25,7 @@ def nested(name, value):
         ("threads", [0, -2, 1025]),
         ("evaluation.ks", [[], [0], [10, -1], [10, 10**9], 10]),
         ("evaluation.max_users", [0]),
+        ("evaluation.validation_users", [0]),
         ("evaluation.examples", [-1, 101]),
         ("federation.rounds", [-1, True]),
         ("federation.patience", [0]),

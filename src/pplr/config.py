@@ -50,6 +50,11 @@ class EvaluationSettings(BaseModel):
     max_users: int | None = Field(
         None, ge=1, description="Held-out users per client and part, sampled once by the seed; absent: all of them."
     )
+    validation_users: int | None = Field(
+        None,
+        ge=1,
+        description="Fewer of them for validation, where measuring after every round takes long; absent: as many as for the test.",
+    )
     mask_history: bool = Field(
         True, description="Items of the history cannot be recommended. Set false where people choose the same again."
     )

@@ -130,6 +130,7 @@ class Parts:
             evaluation.mask_history,
             self.backbone.selects_by if evaluation.select_by == "auto" else evaluation.select_by,
             batch_users=16 if isinstance(self.config.backbone, GenerativeSettings) else 256,
+            validation_users=evaluation.validation_users,
         )
         return [
             Client(

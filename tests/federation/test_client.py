@@ -81,6 +81,16 @@ def test_a_sample_of_users_is_drawn_once_by_seed_client_and_part():
     assert client(max_users=10_000).queries(Part.TEST).users.tolist() == whole.queries(Part.TEST).users.tolist()
 
 
+def test_validation_may_ask_fewer_users_than_the_test():
+    fewer = client(max_users=12, validation_users=6)
+    assert [len(fewer.queries(part)) for part in (Part.VALIDATION, Part.TEST)] == [6, 12]
+    assert fewer.queries(Part.VALIDATION).users.tolist() == client(max_users=6).queries(Part.VALIDATION).users.tolist()
+    assert fewer.queries(Part.TEST).users.tolist() == client(max_users=12).queries(Part.TEST).users.tolist()
+    assert len(client(max_users=4, validation_users=6).queries(Part.VALIDATION)) == 4
+    whole = client(validation_users=6)
+    assert len(whole.queries(Part.TEST)) == len(client().queries(Part.TEST))
+
+
 def test_fewer_examples_are_a_sample_of_all():
     limited = client()
     everything = {tuple(window) for window in limited._examples.windows}

@@ -38,6 +38,7 @@ class Measuring:
         mask_history: items of the history cannot be recommended.
         select_by: the validation measure by which the best row is kept.
         batch_users: users that are ranked at once.
+        validation_users: of these, at most this many for validation; None for all of them.
     """
 
     ks: tuple[int, ...]
@@ -45,6 +46,12 @@ class Measuring:
     mask_history: bool
     select_by: SelectBy
     batch_users: int = 256
+    validation_users: int | None = None
+
+    def limit(self, part: Part) -> int | None:
+        """Return how many users of a part are asked at most; None for all."""
+        limits = [self.max_users, self.validation_users if part is Part.VALIDATION else None]
+        return min((limit for limit in limits if limit is not None), default=None)
 
 
 class Client:
@@ -83,8 +90,8 @@ class Client:
         self._fusion = fusion
         self._examples = backbone.examples(data.training)
         self._queries = {
-            Part.VALIDATION: self._sampled(data.validation, "validation"),
-            Part.TEST: self._sampled(data.test, "test"),
+            Part.VALIDATION: self._sampled(data.validation, Part.VALIDATION),
+            Part.TEST: self._sampled(data.test, Part.TEST),
         }
         self.info = ClientInfo(data.name, len(self._examples))
         shared = backbone.layout.shared
@@ -276,11 +283,11 @@ class Client:
             raise ValueError(f"Client {self.info.name} has not validated any row yet.")
         return self.best
 
-    def _sampled(self, queries: Queries, part: str) -> Queries:
-        limit = self._measuring.max_users
+    def _sampled(self, queries: Queries, part: Part) -> Queries:
+        limit = self._measuring.limit(part)
         if limit is None or limit >= len(queries):
             return queries
-        return queries.select(self._sample(len(queries), limit, part))
+        return queries.select(self._sample(len(queries), limit, part.name.lower()))
 
     def _sample(self, count: int, limit: int, what: str) -> Ints:
         generator = numpy_generator(self._seed, "sample", what, self._data.name)
