@@ -45,6 +45,5 @@ def test_only_the_lists_arrive_and_through_the_codec():
     assert torch.equal(exact.states, torch.cat([states[0][2:6], states[1][2:4]]))
     assert [len(text.states) for text in exact.each()] == [4, 2]
     rounded = observed(states, texts, codec("int8")).states
-    half = exact.states.abs().amax(dim=1, keepdim=True) / 127 / 2
+    assert torch.equal(rounded, codec("int8").decode(codec("int8").encode(exact.states), *exact.states.shape))
     assert (rounded - exact.states).abs().max() > 0
-    assert bool(((rounded - exact.states).abs() <= half * 1.001).all())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from pplr.errors import ConfigError, RunError
-from pplr.trunk.codecs import CODECS, codec, packed, unpacked
+from pplr.trunk.codecs import CODECS, codec, packed, rotated, unpacked
 
 STATES = arrays(
     np.float32,
@@ -31,15 +31,54 @@ def test_float32_is_exact_and_bfloat16_is_torchs_cast(array: np.ndarray) -> None
 @settings(max_examples=60, deadline=None)
 @given(STATES)
 def test_int8_rounds_each_token_by_its_own_scale(array: np.ndarray) -> None:
+    """In the rotated space; a rotation keeps lengths, so a state is off by half a scale times the root of its width."""
     states = torch.from_numpy(array)
     encoded = codec("int8").encode(states)
     decoded = codec("int8").decode(encoded, *states.shape).numpy()
-    scales = np.abs(array).max(axis=1) / np.float32(127)
-    np.testing.assert_allclose(encoded["scales"].numpy(), scales, rtol=1e-6)
-    assert (np.abs(decoded - array) <= scales[:, None] * 0.5 * (1 + 1e-4) + 1e-30).all()
-    largest = np.abs(array).argmax(axis=1)
-    rows = np.arange(len(array))
-    np.testing.assert_allclose(decoded[rows, largest], array[rows, largest], rtol=1e-5)
+    turned = array @ rotation(array.shape[1])
+    scales = np.abs(turned).max(axis=1) / 127
+    np.testing.assert_allclose(encoded["scales"].numpy(), scales, rtol=1e-4, atol=1e-30)
+    off = np.linalg.norm(decoded - array, axis=1)
+    assert (off <= scales * 0.5 * np.sqrt(array.shape[1]) * (1 + 1e-3) + 1e-30).all()
+    assert np.abs(encoded["values"].numpy()).max() == (127 if (scales > 0).any() else 0)
+
+
+def rotation(width: int) -> np.ndarray:
+    """The matrix that docs/wire.md describes, by another way: signs, and the parity of common bits in a block."""
+    block = np.gcd(width, 128)
+    signs = []
+    for channel in range(width):
+        mixed = channel * 2654435769 % 2**32
+        mixed = (mixed ^ mixed >> 15) * 2246822519 % 2**32
+        signs.append(-1.0 if mixed >> 31 else 1.0)
+    places = np.arange(width)
+    common = [[(int(i % block) & int(j % block)).bit_count() % 2 for j in places] for i in places]
+    same = places[:, None] // block == places[None] // block
+    return np.array(signs)[:, None] * np.where(same, 1.0 - 2.0 * np.array(common), 0.0) / np.sqrt(block)
+
+
+@pytest.mark.parametrize("width", [1, 3, 8, 20, 384])
+def test_the_rotation_is_the_documented_orthogonal_matrix(width: int) -> None:
+    matrix = rotation(width)
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(width), atol=1e-12)
+    found = rotated(torch.eye(width))
+    np.testing.assert_allclose(found.numpy(), matrix, atol=1e-6)
+    np.testing.assert_allclose(rotated(found, back=True).numpy(), np.eye(width), atol=1e-6)
+    if width == 384:
+        assert 150 < (matrix[np.arange(width), np.arange(width) // 128 * 128] > 0).sum() < 234, "signs are balanced"
+
+
+def test_a_few_large_channels_do_not_round_the_others_away() -> None:
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(200, 384, generator=generator)
+    states[:, [7, 200, 383]] *= torch.tensor([40.0, -25.0, 60.0])
+    others = torch.tensor([channel for channel in range(384) if channel not in {7, 200, 383}])
+    decoded = codec("int8").decode(codec("int8").encode(states), *states.shape)
+    off = (decoded - states)[:, others].norm() / states[:, others].norm()
+    one_scale = states.abs().amax(1, keepdim=True) / 127
+    plainly_off = ((states / one_scale).round() * one_scale - states)[:, others].norm() / states[:, others].norm()
+    assert off < 0.04
+    assert off < plainly_off / 3
 
 
 @pytest.mark.parametrize("name", CODECS)

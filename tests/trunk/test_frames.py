@@ -194,7 +194,7 @@ def header(value: object, content: bytes = b"") -> bytes:
     return struct.pack("<Q", len(text)) + text + content
 
 
-ABOUT = {"pplr": "1", "kind": "keep", "number": "3", "fields": "{}"}
+ABOUT = {"pplr": "2", "kind": "keep", "number": "3", "fields": "{}"}
 TENSOR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 BROKEN = {
     "empty": b"",
@@ -210,7 +210,7 @@ BROKEN = {
     "no metadata": header({}),
     "more metadata": header({"__metadata__": ABOUT | {"more": "1"}}),
     "metadata of numbers": header({"__metadata__": ABOUT | {"number": 3}}),
-    "another version": header({"__metadata__": ABOUT | {"pplr": "2"}}),
+    "another version": header({"__metadata__": ABOUT | {"pplr": "1"}}),
     "another kind": header({"__metadata__": ABOUT | {"kind": "shutdown"}}),
     "a negative number": header({"__metadata__": ABOUT | {"number": "-3"}}),
     "fields that are a list": header({"__metadata__": ABOUT | {"fields": "[]"}}),

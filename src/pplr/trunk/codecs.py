@@ -6,6 +6,8 @@ numbers of the expected shape, or raises.
 
 from __future__ import annotations
 
+import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
@@ -13,6 +15,9 @@ import torch
 from torch import Tensor
 
 from pplr.errors import ConfigError, RunError, nearest
+
+LARGEST_BLOCK = 128
+"""Channels that the codec int8 mixes, at most: 2 x 128 operations a number, little beside a layer's."""
 
 
 class Codec(ABC):
@@ -63,16 +68,19 @@ class PlainCodec(Codec):
 
 
 class Int8Codec(Codec):
-    """Whole numbers from -127 to 127 times a scale per token, its largest magnitude over 127.
+    """Whole numbers from -127 to 127 times a scale per token, its largest magnitude over 127, after a rotation.
 
-    A number is off by half a scale at most. Rounding is to the nearest, ties to even.
+    Hidden states of language models have a few channels that are tens of times larger than the others, and one scale for
+    all would round the others away. An orthogonal matrix known to both ends, random signs followed by a Hadamard
+    matrix on each block of channels, spreads every channel over its block first (Ashkboos et al., QuaRot,
+    arXiv:2404.00456). A rotated number is off by half a scale at most. Rounding is to the nearest, ties to even.
     """
 
     name = "int8"
 
     def encode(self, states: Tensor) -> dict[str, Tensor]:
         """Return {"values" int8 [tokens, width], "scales" float32 [tokens]}."""
-        states = states.detach().float()
+        states = rotated(states.detach().float())
         scales = states.abs().amax(dim=1) / 127 if states.shape[1] else states.new_zeros(len(states))
         divisors = torch.where(scales > 0, scales, 1.0)
         values = (states / divisors[:, None]).round().clamp(-127, 127).to(torch.int8)
@@ -85,11 +93,41 @@ class Int8Codec(Codec):
         scales = found["scales"]
         if bool((scales < 0).any()):
             raise RunError("A frame in the codec int8 has a negative scale.")
-        return _finite(found["values"].float() * scales[:, None], self.name)
+        return _finite(rotated(found["values"].float() * scales[:, None], back=True), self.name)
 
     def bytes_per_token(self, width: int) -> int:
         """Return how many bytes a state takes."""
         return width + 4
+
+
+def rotated(states: Tensor, *, back: bool = False) -> Tensor:
+    """Return states [tokens, width] times the codec's orthogonal matrix, or `back`, times its inverse.
+
+    Channel c is multiplied by its sign, and each block of channels, the largest power of two up to 128 that divides the
+    width, by the Hadamard matrix of that size over the root of the size. Of odd widths only signs change.
+    """
+    width = states.shape[1]
+    signs, hadamard = _rotation(width, states.device)
+    if back:
+        return _in_blocks(states, hadamard) * signs
+    return _in_blocks(states * signs, hadamard)
+
+
+def _in_blocks(states: Tensor, matrix: Tensor) -> Tensor:
+    return (states.reshape(-1, len(matrix)) @ matrix).view_as(states)
+
+
+@functools.cache
+def _rotation(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the signs [width] and the Hadamard matrix [block, block], which is its own inverse."""
+    channels = torch.arange(width, dtype=torch.int64)
+    mixed = channels * 2654435769 % 2**32  # multiply and shift, as in the end of MurmurHash3
+    mixed = (mixed ^ (mixed >> 15)) * 2246822519 % 2**32
+    hadamard = torch.ones(1, 1)
+    while len(hadamard) < LARGEST_BLOCK and width and width % (2 * len(hadamard)) == 0:
+        hadamard = torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), hadamard)
+    signs = 1.0 - 2.0 * (mixed >> 31)
+    return signs.to(device), (hadamard / math.sqrt(len(hadamard))).to(device)
 
 
 CODECS: dict[str, Codec] = {

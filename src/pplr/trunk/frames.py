@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pplr.errors import RunError
 
-VERSION = "1"
+VERSION = "2"
 """Of the wire. Another version is refused in the first frame of a session."""
 
 HEADER_BYTES = 64 * 1024
