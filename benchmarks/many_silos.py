@@ -45,7 +45,7 @@ class NoisySilos:
     def train(self, tasks: Sequence[TrainTask], observer: Observer, seconds: float | None = None) -> Iterator[Update]:
         """Give each row with noise."""
         for task in tasks:
-            asked, _ = codec.train_task(_through(codec.train_parcel(task, 10)))
+            asked, _ = codec.train_task(_through(codec.train_parcel(task, codec.Asked("run", 10))))
             generator = torch_generator(1, asked.client, asked.round)
             row = asked.row + 0.01 * torch.randn(len(asked.row), generator=generator)
             loss = 1.0 + 0.5 * float(torch.rand((), generator=generator))

@@ -70,7 +70,11 @@ class InUse(RunError):
     """Another process works in the folder right now."""
 
 
-class CheckpointError(RunError):
+class CannotResume(RunError):
+    """A run that was begun cannot be gone on with: its folder, its configuration or what it was made from has changed."""
+
+
+class CheckpointError(CannotResume):
     """A checkpoint is missing or damaged."""
 
 

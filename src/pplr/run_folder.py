@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from pplr.config import Config, changes, config_toml, load_config
 from pplr.data.dataset import Dataset, Part
-from pplr.errors import CheckpointError, ConfigError, InUse, RunError, StorageError, command
+from pplr.errors import CannotResume, CheckpointError, ConfigError, InUse, RunError, StorageError, command
 from pplr.federation.audit_log import AUDIT_HEAD, AUDIT_LOG
 from pplr.storage import delete, make_folder, write_text
 
@@ -104,7 +105,7 @@ def check(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> Non
     occupied = (folder / MARK).is_file()
     if resume:
         if not occupied:
-            raise RunError(f"There is no run in {folder} to resume. Start it without --resume.")
+            raise CannotResume(f"There is no run in {folder} to resume. Start it without --resume.")
         _check_configuration(folder, config)
     elif occupied and not overwrite:
         raise RunError(
@@ -160,12 +161,12 @@ def _check_configuration(folder: Path, config: Config) -> None:
     try:
         before = load_config(folder / CONFIG)
     except ConfigError as problem:
-        raise RunError(
+        raise CannotResume(
             f"The run in {folder} cannot be resumed, its {CONFIG} is missing or damaged: {problem} Start again with "
             "--overwrite, or in another folder (--out)."
         ) from problem
     if changed := changes(before, config):
-        raise RunError(
+        raise CannotResume(
             f"The run in {folder} was started with another configuration: {'; '.join(changed)}. Take these changes "
             f"back, resume with the run's own {folder / CONFIG}, or start a new run in another folder (--out)."
         )
@@ -182,7 +183,8 @@ def claim(folder: Path, config: Config, made_from: Origin, silo: str | None = No
         delete(folder / name)
         delete(folder / f".{name}.partial")
     whose = {} if silo is None else {"silo": silo}
-    write_text(folder / MARK, json.dumps({"version": 1, **whose, "made_from": dict(made_from)}, indent=1))
+    mark = {"version": 1, "id": secrets.token_hex(16), **whose, "made_from": dict(made_from)}
+    write_text(folder / MARK, json.dumps(mark, indent=1))
     write_text(folder / CONFIG, config_toml(config))
 
 
@@ -193,7 +195,7 @@ def check_origin(folder: Path, made_from: Origin, only: Iterable[str] | None = N
         RunError: naming what has changed.
     """
     if changed := changed_since(folder, made_from, only):
-        raise RunError(
+        raise CannotResume(
             f"The {' and the '.join(changed)} that the run in {folder} was made from have changed since. Bring back the "
             f"files as they were, or start a new run in another folder (--out)."
         )
@@ -239,7 +241,7 @@ def changed_since(folder: Path, made_from: Origin, only: Iterable[str] | None = 
         before = json.loads(path.read_text(encoding="utf-8"))["made_from"]
         return [name for name in (only or made_from) if before[name] != made_from[name]]
     except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise RunError(
+        raise CannotResume(
             f"{path} is missing or damaged ({problem}), so nobody can tell what the run was made from. Bring it back "
             "from a copy, or run again with --overwrite."
         ) from problem
@@ -252,6 +254,15 @@ def recorded(folder: Path, name: str) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return found if isinstance(found, str) else None
+
+
+def identity(folder: Path) -> str:
+    """Return what tells a run from all others, also from one that was there before it; "" where the mark says nothing."""
+    try:
+        found = json.loads((folder / MARK).read_text(encoding="utf-8")).get("id")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return found if isinstance(found, str) else ""
 
 
 def silo_of(folder: Path) -> str | None:

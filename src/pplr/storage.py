@@ -9,9 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
 from safetensors import SafetensorError
 
 from pplr.errors import StorageError
+
+BEFORE = ".before"
+"""Ending of a folder's name while a new one takes its place."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -44,6 +48,7 @@ def write_file(path: Path, fill: Callable[[Path], object]) -> None:
             fill(partial)
             _sync(partial)
             partial.replace(path)
+            _sync(path.parent)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -51,13 +56,15 @@ def write_file(path: Path, fill: Callable[[Path], object]) -> None:
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Create a folder whole or not at all: `fill` writes into a temporary one, which is then renamed.
 
-    A folder of that name that is already there is replaced.
+    A folder of that name that is already there is replaced: it is there until the new one is whole, and for a moment
+    under another name, from which `bring_back` takes it if that moment was the last one.
 
     Raises:
         StorageError: the disk is full or not writable.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial, before = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}{BEFORE}")
     with _disk(path):
+        bring_back(path)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
@@ -65,11 +72,27 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
             for file in partial.rglob("*"):
                 _sync(file)
             if path.exists():
-                shutil.rmtree(path)
+                path.rename(before)
             partial.rename(path)
             _sync(path.parent)
+            if before.exists():
+                shutil.rmtree(before)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def bring_back(path: Path) -> None:
+    """Finish what `write_folder` has begun in a process that was killed: the old folder is there, or nothing of it.
+
+    Raises:
+        StorageError: the disk is not writable.
+    """
+    before = path.with_name(f".{path.name}{BEFORE}")
+    with _disk(path):
+        if before.exists() and path.exists():
+            shutil.rmtree(before)
+        elif before.exists():
+            before.rename(path)
 
 
 def make_folder(path: Path) -> None:
@@ -79,7 +102,25 @@ def make_folder(path: Path) -> None:
         StorageError: the disk is full or not writable.
     """
     with _disk(path):
-        path.mkdir(parents=True, exist_ok=True)
+        if not path.is_dir():
+            path.mkdir(parents=True, exist_ok=True)
+            _sync(path.parent)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes that use this function from writing into `folder` until the block ends; they wait.
+
+    Raises:
+        StorageError: the disk is not writable.
+    """
+    lock = FileLock(folder / ".lock")
+    with _disk(folder):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_writable(folder: Path) -> str:

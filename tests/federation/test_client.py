@@ -97,8 +97,13 @@ def test_fewer_examples_are_a_sample_of_all():
     limited.limit_examples(3)
     assert limited.info.size == 3
     assert {tuple(window) for window in limited._examples.windows} < everything
+    three = limited._examples
     limited.limit_examples(10)
-    assert limited.info.size == 3
+    assert limited.info.size == 10
+    limited.limit_examples(10**9)
+    assert {tuple(window) for window in limited._examples.windows} == everything
+    limited.limit_examples(3)
+    assert {tuple(w) for w in limited._examples.windows} == {tuple(w) for w in three.windows}, "whatever was before"
 
 
 def test_without_validation_users_the_newest_row_is_kept():

@@ -17,6 +17,7 @@ from pplr.errors import RunError
 from pplr.federation import Coordinator, FederationSettings
 from pplr.federation.messages import Absence, ClientInfo, Report, Update
 from pplr.federation.strategies import STRATEGIES
+from pplr.federation.strategies.base import Mixing
 
 WIDTH = 3
 
@@ -297,3 +298,25 @@ def test_the_deadline_is_the_engines():
     engine = Troubled("ab", {})
     watched(engine, deadline_seconds=12.5)[0].run()
     assert engine.seconds == 12.5
+
+
+def test_a_matrix_that_is_not_finite_ends_the_run_before_any_row_is_mixed():
+    class Wild(STRATEGIES["fedavg"]):
+        def mixing(self, cohort):
+            return Mixing(np.full((len(cohort.sizes), len(cohort.sizes)), np.nan))
+
+    tested = coordinator(Scripted("ab"), "fedavg", rounds=1)
+    tested._strategy = Wild()
+    with pytest.raises(RunError, match="matrix has numbers that are not finite"):
+        tested.run()
+    assert torch.isfinite(tested.bank.rows).all()
+
+
+def test_who_was_not_drawn_is_told_that_it_has_not_trained():
+    engine, told = Scripted("abcd"), []
+    evaluate = engine.evaluate
+    engine.evaluate = lambda tasks, *more: (
+        told.append({task.client for task in tasks if task.trained}) or evaluate(tasks, *more)
+    )
+    coordinator(engine, "fedavg", rounds=3, participation=2).run()
+    assert told == [set(asked) for asked in engine.asked]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -68,8 +69,8 @@ def honest(name: str, **changes):
         if parcel.kind == "announce":
             return announcement(name, **changes)
         if parcel.kind == "train":
-            task, examples = codec.train_task(parcel)
-            return codec.update_parcel(Update(name, task.round, task.row + 1, 1.0, examples, 7, {}))
+            task, asked = codec.train_task(parcel)
+            return codec.update_parcel(Update(name, task.round, task.row + 1, 1.0, asked.examples, 7, {}))
         task, _ = codec.evaluate_task(parcel)
         return codec.report_parcel(Report(name, task.part, 0.5, 3))
 
@@ -200,3 +201,84 @@ def test_a_node_that_cannot_say_its_name_is_asked_again(monkeypatch):
     grid.nodes[1] = honest("a")
     tested.meet(1.0)
     assert "node_refused" in {event.name for event in events}
+
+
+FIGURES = {f"{name}@{k}": 0.25 for name in ("recall", "ndcg") for k in (5, 10)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"metrics": {"ndcg@10": 0.5}}, "other figures"),
+        ({"metrics": FIGURES | {"<b>": 0.5}}, "other figures"),
+        ({"metrics_alone": FIGURES | {"client": 0.5}}, "other figures"),
+        ({"metrics": FIGURES | {"ndcg@10": 1e308}}, "not between 0 and 1"),
+        ({"metrics": FIGURES | {"ndcg@10": -0.5}}, "not between 0 and 1"),
+        ({"loss": 1e300}, "its loss is 1e+300"),
+        ({"loss": -1.0}, "its loss is -1.0"),
+        ({"users": 4}, "4 users, and has announced fewer"),
+        ({"part": Part.VALIDATION}, "something else"),
+    ],
+)
+def test_a_report_that_no_honest_silo_sends_is_left_out(changes, words):
+    report = Report("a", Part.TEST, 0.5, 3, FIGURES, metrics_alone=FIGURES)
+    grid = Grid(a=but("a", "evaluate", codec.report_parcel(replace(report, **changes))), b=honest("b"))
+    tested = FlowerEngine(grid, ["a", "b"], lambda event: None, ks=(5, 10))
+    tested.meet(0.2)
+    seen = []
+    reports = tested.evaluate([EvaluateTask(n, 4, Part.TEST, None, True) for n in "ab"], seen.append, 0.3)
+    assert [one.client for one in reports] == ["b"]
+    assert [event.client for event in seen] == ["a"] and words in seen[0].data["reason"]
+    grid.nodes[1] = but("a", "evaluate", codec.report_parcel(report))
+    assert [one.metrics for one in tested.evaluate([EvaluateTask("a", 4, Part.TEST, None, True)], seen.append)] == [
+        FIGURES
+    ]
+
+
+def test_what_flower_itself_cannot_read_is_one_silos_and_nobody_elses():
+    class Breaking(Grid):
+        def pull_messages(self, identities):
+            for identity in identities:
+                found = self.waiting.get(identity)
+                if found is not None and found.has_error() and found.error.reason == "garbage":
+                    del self.waiting[identity]
+                    raise KeyError("Evil\x1b[2J")
+            return super().pull_messages(identities)
+
+    tested, _ = engine(Breaking(a=but("a", "train", "garbage"), b=honest("b")))
+    answers = {answer.client: answer for answer in tested.train(tasks(), lambda event: None, 0.3)}
+    assert answers["a"].unusable and "cannot be read (KeyError" in answers["a"].reason
+    assert "\x1b" not in answers["a"].reason
+    assert isinstance(answers["b"], Update)
+
+
+def test_the_way_to_the_silos_is_nobodys_answer():
+    class Away(Grid):
+        def pull_messages(self, identities):
+            raise ConnectionError("the SuperLink is away")
+
+    tested = FlowerEngine(Away(a=honest("a")), ["a"], lambda event: None)
+    with pytest.raises(ConnectionError):
+        tested.meet(0.2)
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J full", "a\nb", "x" * 10_000])
+def test_a_silos_words_are_shown_without_control_characters(text):
+    tested, _ = engine(Grid(a=but("a", "train", failure(text)), b=honest("b")))
+    (absence,) = [one for one in tested.train(tasks(), lambda event: None, 0.3) if isinstance(one, Absence)]
+    assert absence.reason.isprintable() and len(absence.reason) <= 2_000
+
+
+def test_a_task_says_of_which_run_it_is():
+    told = []
+
+    def listening(parcel):
+        if parcel.kind == "train":
+            told.append(codec.train_task(parcel)[1].run)
+        return honest("a")(parcel)
+
+    tested, _ = engine(Grid(a=listening), "a")
+    for run in ("one", "another"):
+        tested.begin(run)
+        list(tested.train(tasks("a"), lambda event: None, 0.3))
+    assert told == ["one", "another"]

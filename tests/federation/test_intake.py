@@ -11,7 +11,7 @@ import torch
 from pplr.federation.intake import Intake, row_digest
 from pplr.federation.messages import TrainTask, Update
 from pplr.federation.settings import FederationSettings
-from pplr.models.bank import AdapterBank
+from pplr.models.bank import AdapterBank, gram
 
 
 @pytest.mark.parametrize(("length", "stride"), [(0, 1), (1, 0), (1, 1), (1, 5), (3, 0), (3, 2), (1_000, 1)])
@@ -29,3 +29,22 @@ def test_a_row_of_another_length_is_refused_and_harms_nobody(length):
     intake.close()
     assert intake.quarantined == {"a"} and f"its row is {length} float32" in intake.absent["a"]
     assert not bank.rows.any() and [event.name for event in events] == ["quarantined"]
+
+
+@pytest.mark.parametrize("size", [1.0, 1e11, 3e38])
+def test_the_row_of_one_who_learnt_nothing_stays_as_it_was(size):
+    """No bound on losses or lengths is asked about it, so nothing of it may be taken."""
+    bank = AdapterBank.of_equal_rows(["a", "b"], torch.zeros(6))
+    intake = Intake([TrainTask("a", 1, 1.0, bank.row("a"))], bank, None, FederationSettings(), lambda event: None)
+    intake.take(Update("a", 1, torch.full((6,), size), 0.0, 0, 5, {}))
+    intake.close()
+    assert not bank.rows.any()
+
+
+def test_a_row_that_is_long_beyond_measure_is_refused():
+    bank = AdapterBank.of_equal_rows(["a", "b"], torch.zeros(6))
+    intake = Intake([TrainTask(name, 1, 1.0, bank.row(name)) for name in "ab"], bank, None, FederationSettings(), print)
+    intake.take(Update("a", 1, torch.full((6,), 1e25), 1.0, 5, 5, {}))
+    intake.take(Update("b", 1, torch.full((6,), 1e11), 1.0, 5, 5, {}))
+    assert "long beyond measure" in intake.absent["a"] and not bank.row("a").any()
+    assert set(intake.updates) == {"b"} and torch.isfinite(gram(bank.rows)).all()

@@ -142,19 +142,3 @@ def test_strategies_without_rows_of_ones_own_to_catch_up_with_are_as_they_were(s
             assert (matrix == matrix[0]).all(), "all get one average, also who is not there"
         else:
             np.testing.assert_array_equal(matrix, np.eye(4))
-
-
-def test_it_remembers_nothing_of_before_in_its_first_round():
-    told = []
-
-    class Listening(Late):
-        def train(self, tasks, observer, seconds=None):
-            told.append({task.client: task.first for task in tasks})
-            return super().train(tasks, observer, seconds)
-
-    coordinator, _ = federation()
-    coordinator._engine = Listening(coordinator._engine._engine, FIRST)
-    coordinator.run()
-    assert all(told[0].values())
-    assert [one.get(LATE) for one in told] == [None, None, None, True, False, False]
-    assert not any(one["client-0"] for one in told[1:])

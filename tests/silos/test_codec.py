@@ -25,10 +25,11 @@ def through(parcel: Parcel) -> Parcel:
     return from_bytes(parcel.to_bytes())
 
 
-@given(progress=FLOATS, number=st.integers(1, 10**6), examples=st.integers(0, 10**9))
+@given(progress=st.floats(0, 1), number=st.integers(1, 10**6), examples=st.integers(0, 10**9))
 def test_a_task_arrives(progress, number, examples):
-    task, allowed = codec.train_task(through(codec.train_parcel(TrainTask("a", number, progress, ROW), examples)))
-    assert (task.client, task.round, task.progress, allowed) == ("a", number, progress, examples)
+    asked = codec.Asked("this run", examples)
+    task, found = codec.train_task(through(codec.train_parcel(TrainTask("a", number, progress, ROW), asked)))
+    assert (task.client, task.round, task.progress, found) == ("a", number, progress, asked)
     assert torch.equal(task.row, ROW)
 
 
@@ -42,7 +43,9 @@ def test_an_update_arrives(loss, counts):
 
 @pytest.mark.parametrize(("part", "row"), [(Part.VALIDATION, ROW), (Part.TEST, None)])
 def test_a_measuring_task_arrives(part, row):
-    task, _ = codec.evaluate_task(through(codec.evaluate_parcel(EvaluateTask("a", 3, part, row, True), 5)))
+    asked = codec.Asked("this run", 5)
+    task, found = codec.evaluate_task(through(codec.evaluate_parcel(EvaluateTask("a", 3, part, row, True), asked)))
+    assert found == asked
     assert (task.client, task.round, task.part, task.rank) == ("a", 3, part, True)
     assert task.row is None if row is None else torch.equal(task.row, row)
 
@@ -54,6 +57,13 @@ def test_figures_of_single_users_stay():
     report = codec.report_of(through(parcel))
     assert (report.client, report.part, report.loss, report.users) == ("a", Part.TEST, 1.25, 2)
     assert (report.metrics, report.per_user) == ({"ndcg@10": 0.5}, None)
+
+
+def test_half_a_character_is_no_text():
+    """JSON can say it, and no file can hold it."""
+    head = b'{"kind": "failure", "fields": {"reason": "\\ud800"}, "row": false}'
+    with pytest.raises(RunError, match="cannot be read"):
+        from_bytes(len(head).to_bytes(4, "little") + head)
 
 
 GOOD = {"client": "a", "round": 1, "loss": 1.0, "targets": 5, "tokens": 7, "seconds": {}}

@@ -92,3 +92,13 @@ def test_a_new_run_in_the_folder_has_all_silos_again(files, stopped):
     shutil.rmtree(stopped / "checkpoints")
     claim(stopped, configuration(files), {"items": "i"})
     assert forgotten(stopped) == ()
+
+
+def test_a_forgetting_that_was_killed_between_two_names_can_be_done_again(stopped):
+    """The old checkpoint has left its name, and the new one has not taken it."""
+    checkpoints = stopped / "checkpoints"
+    newest = f"round-{CheckpointStore(checkpoints).newest().round:04d}"
+    (checkpoints / newest).rename(checkpoints / f".{newest}.before")
+    assert forget(stopped, "client-1") == 3
+    assert CheckpointStore(checkpoints).newest().clients == ("client-0", "client-2", "client-3")
+    assert not list(checkpoints.glob(".*"))

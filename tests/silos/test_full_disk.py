@@ -21,6 +21,7 @@ from pplr.wiring import prepare
 from whole_runs import assert_same_result, configuration
 
 KILOBYTES = 16_384
+ASKED = codec.Asked("run", 10**9)
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def silo(files: Path, folder: Path) -> SiloWork:
 
 def trained(asked: SiloWork, number: int, row: torch.Tensor) -> torch.Tensor:
     task = TrainTask("shop-1", number, 0.0, row)
-    return codec.update_of(asked.answer(codec.train_parcel(task, 10**9))).row
+    return codec.update_of(asked.answer(codec.train_parcel(task, ASKED))).row
 
 
 def test_a_silo_with_a_full_disk_says_so_and_takes_part_again(files: Path, tmp_path: Path, disk: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ from pplr.silos.work import SiloWork
 from pplr.wiring import prepare
 from whole_runs import change_events, configuration, copied
 
+ASKED = codec.Asked("this run", 10**9)
+
 
 def work(files: Path, folder: Path, name: str = "shop-1", **sections) -> SiloWork:
     own = {"kind": "sequence", "model": str(files / "bert"), "width": 16, "positions": 8, "bias": "private"}
@@ -39,12 +42,12 @@ def work(files: Path, folder: Path, name: str = "shop-1", **sections) -> SiloWor
 
 def trained(silo: SiloWork, number: int, row: torch.Tensor):
     task = TrainTask(silo.announcement.name, number, 0.0, row)
-    return codec.update_of(silo.answer(codec.train_parcel(task, 10**9)))
+    return codec.update_of(silo.answer(codec.train_parcel(task, ASKED)))
 
 
 def validated(silo: SiloWork, number: int, row: torch.Tensor, *, counted: bool = True):
     task = EvaluateTask(silo.announcement.name, number, Part.VALIDATION, row, True, counted)
-    return codec.report_of(silo.answer(codec.evaluate_parcel(task, 10**9)))
+    return codec.report_of(silo.answer(codec.evaluate_parcel(task, ASKED)))
 
 
 def first(silo: SiloWork) -> torch.Tensor:
@@ -101,7 +104,7 @@ def finished(silo: SiloWork) -> Report:
         row = trained(silo, number, row).row
         validated(silo, number, row)
     task = EvaluateTask(silo.announcement.name, 2, Part.TEST, None, rank=True)
-    return codec.report_of(silo.answer(codec.evaluate_parcel(task, 10**9)))
+    return codec.report_of(silo.answer(codec.evaluate_parcel(task, ASKED)))
 
 
 def test_a_silo_recommends_from_what_it_keeps_of_a_run(files, tmp_path):
@@ -254,10 +257,89 @@ def test_a_finished_run_leaves_the_silo_its_own_result(files, tmp_path):
     row = trained(silo, 1, first(silo)).row
     validated(silo, 1, row)
     test = EvaluateTask("shop-1", 1, Part.TEST, None, True)
-    report = codec.report_of(silo.answer(codec.evaluate_parcel(test, 10**9)))
+    report = codec.report_of(silo.answer(codec.evaluate_parcel(test, ASKED)))
     table = pl.read_parquet(tmp_path / "state" / "result" / "per_user.parquet")
     assert table["client"].unique().to_list() == ["shop-1"]
     assert table["ndcg@10"].mean() == pytest.approx(report.metrics["ndcg@10"])
     kept = load_file(tmp_path / "state" / "result" / "rows.safetensors")
     assert torch.equal(kept["shop-1"][: len(row)], row)
     assert (tmp_path / "state" / "result" / "adapters" / "shop-1").is_dir()
+
+
+def reason(silo: SiloWork, parcel: Parcel) -> str:
+    answer = silo.answer(parcel)
+    assert answer.kind == "failure"
+    return str(answer.fields["reason"])
+
+
+def test_what_is_left_of_another_run_is_worth_nothing(files, tmp_path):
+    """Also where the first task is a measurement: a silo that joins when all rounds are done."""
+    finished(work(files, tmp_path / "state"))
+    here, fresh = work(files, tmp_path / "state"), work(files, tmp_path / "fresh")
+    test = EvaluateTask("shop-1", 2, Part.TEST, None, rank=True)
+    result = (tmp_path / "state" / "result" / "rows.safetensors").read_bytes()
+    assert "not validated a row of this run" in reason(here, codec.evaluate_parcel(test, codec.Asked("new", 10**9)))
+    assert (tmp_path / "state" / "result" / "rows.safetensors").read_bytes() == result
+    row = first(fresh)
+    validation = EvaluateTask("shop-1", 1, Part.VALIDATION, row, rank=True, trained=False)
+    one, other = (
+        codec.report_of(silo.answer(codec.evaluate_parcel(validation, codec.Asked("new", 10**9))))
+        for silo in (here, fresh)
+    )
+    assert (one.loss, one.metrics, one.improved) == (other.loss, other.metrics, True)
+
+
+def test_a_best_row_of_this_run_outlives_the_first_training_in_it(files, tmp_path):
+    """A silo that is validated from round 1 on, and drawn in round 2 only."""
+    silo = work(files, tmp_path / "state")
+    row = first(silo)
+    validated(silo, 1, row)
+    best = silo._client.best_score
+    trained(silo, 2, row)
+    assert silo._client.best_score == best > -1e9
+
+
+def test_tasks_that_are_not_for_this_silo_or_this_model_are_refused_and_the_silo_lives_on(files, tmp_path, monkeypatch):
+    silo = work(files, tmp_path / "state")
+    row = first(silo)
+    task = TrainTask("shop-1", 1, 0.0, row)
+    for wrong, words in (
+        (replace(task, client="shop-2"), "it is asked as shop-2"),
+        (replace(task, row=row[:-1]), "parameters are shared"),
+        (replace(task, row=torch.cat([row, row[:1]])), "parameters are shared"),
+        (replace(task, row=row * float("inf")), "not finite"),
+    ):
+        assert words in reason(silo, codec.train_parcel(wrong, ASKED))
+    wild = Parcel("train", {**codec.train_parcel(task, ASKED).fields, "progress": 1e308}, codec.numbers(row))
+    assert "progress" in reason(silo, wild)
+    without = EvaluateTask("shop-1", 1, Part.VALIDATION, None, rank=True)
+    assert "has no row" in reason(silo, codec.evaluate_parcel(without, ASKED))
+
+    def broken(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(silo._client, "train", broken)
+        assert "The silo has failed at it: MemoryError" in reason(silo, codec.train_parcel(task, ASKED))
+    assert trained(silo, 1, row).targets
+
+
+def test_each_task_says_how_many_examples_are_used_whatever_was_used_before(files, tmp_path):
+    silo, fresh = work(files, tmp_path / "state"), work(files, tmp_path / "fresh")
+    row = first(silo)
+    task = TrainTask("shop-1", 1, 0.0, row)
+    few = codec.update_of(silo.answer(codec.train_parcel(task, codec.Asked("r", 5))))
+    more = codec.update_of(silo.answer(codec.train_parcel(task, codec.Asked("r", 9))))
+    alone = codec.update_of(fresh.answer(codec.train_parcel(task, codec.Asked("r", 9))))
+    assert few.targets < more.targets == alone.targets
+    assert torch.equal(more.row, alone.row)
+
+
+def test_a_silo_of_a_simulation_counts_its_own_events_only(files, tmp_path):
+    own = {"kind": "sequence", "model": str(files / "bert"), "width": 16, "positions": 8, "bias": "private"}
+    everybody = prepare(configuration(files, backbone=own), ignore)
+    finished(SiloWork(everybody, "shop-1", tmp_path / "simulated"))
+    finished(work(files, tmp_path / "alone"))
+    simulated, alone = (read_metrics(tmp_path / where / "result") for where in ("simulated", "alone"))
+    assert (simulated.data.users, simulated.data.events) == (alone.data.users, alone.data.events)
+    assert simulated.data.users < len(everybody.dataset.user_ids)

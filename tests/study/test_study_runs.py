@@ -18,7 +18,8 @@ import pytest
 import pplr
 import pplr.wiring
 from pplr import run_folder
-from pplr.errors import ModelError
+from pplr.errors import ModelError, RunError
+from pplr.report.folder import read_metrics
 from pplr.study.grid import cells
 from pplr.study.records import record_cell
 from pplr.study.run import State, find_folder, run_cells, state_of
@@ -168,6 +169,41 @@ def test_what_another_process_runs_or_has_recorded_is_left_to_it(study, files, t
     assert [event.data["title"] for event in seen if event.name == "cell_elsewhere"] == [some[0].title]
     assert run_cells(some, tmp_path) == []
     assert state_of(find_folder(tmp_path, some[0])) is State.DONE
+
+
+def test_a_server_that_is_away_does_not_make_checkpoints_worthless(study, tmp_path, monkeypatch):
+    _, grid, done = study
+    folder = find_folder(tmp_path, grid[0])
+    shutil.copytree(find_folder(done, grid[0]), folder)
+    (folder / "metrics.json").unlink()
+    before = sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+    def away(*_: object, **__: object) -> None:
+        raise RunError("The server does not answer.")
+
+    monkeypatch.setattr("pplr.runner._train", away)
+    (failure,) = run_cells(grid[:1], tmp_path)
+    assert "does not answer" in str(failure.error)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == before != []
+
+
+def test_records_and_tables_of_processes_that_end_together_are_whole(study, tmp_path):
+    _, grid, folder = study
+    words = [sys.executable, "-c", WRITER, str(find_folder(folder, grid[0])), str(tmp_path)]
+    both = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [(one.wait(), (one.stderr or sys.stdin).read()) for one in both] == [(0, ""), (0, "")]
+    assert read_metrics(tmp_path / "cell.record.json").overall == read_metrics(find_folder(folder, grid[0])).overall
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from pplr.study.records import record_cell
+
+for _ in range(60):
+    record_cell(SimpleNamespace(folder="cell", content={}), Path(sys.argv[1]), Path(sys.argv[2]))
+"""
 
 
 def test_a_begun_cell_that_another_process_goes_on_with_is_not_run_anew(study, tmp_path):

@@ -15,6 +15,8 @@ from pplr.federation.messages import TrainTask, Update
 
 LARGEST_LOSS = 100.0
 """Nats per target token; e**-100 of probability is no honest loss."""
+LONGEST_ROW = 1e12
+"""Euclidean; products of such rows are far from the ends of float32, and no trained row comes near it."""
 LEAST_COHORT = 3
 """With fewer updates there is no median to compare with."""
 
@@ -30,6 +32,8 @@ def flaw(update: Update, task: TrainTask) -> str | None:
         return f"its row is {shape} {str(update.row.dtype).removeprefix('torch.')}, not {len(task.row)} float32"
     if not bool(torch.isfinite(update.row).all()):
         return "its row has a number that is not finite"
+    if float(torch.linalg.vector_norm(update.row.double())) > LONGEST_ROW:
+        return "its row is long beyond measure"
     if update.targets < 0 or update.tokens < 0:
         return f"it counts {min(update.targets, update.tokens)} tokens"
     if update.targets and not 0 <= update.loss <= LARGEST_LOSS:  # also where it is not a number

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pplr.errors import CheckpointError
 from pplr.federation.audit_log import Head
-from pplr.storage import file_digest, write_folder
+from pplr.storage import BEFORE, bring_back, file_digest, write_folder
 
 VERSION = 1
 SERVER = "server.safetensors"
@@ -79,6 +79,8 @@ class CheckpointStore:
         """Return the rounds of which there is a checkpoint, oldest first."""
         if not self._folder.is_dir():
             return []
+        for before in self._folder.glob(f".round-*{BEFORE}"):
+            bring_back(self._folder / before.name.removeprefix(".").removesuffix(BEFORE))
         matches = (NAME.fullmatch(path.name) for path in self._folder.iterdir())
         return sorted(int(match[1]) for match in matches if match)
 

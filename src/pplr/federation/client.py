@@ -88,10 +88,10 @@ class Client:
         self._seed = seed
         self._objective = objective
         self._fusion = fusion
-        self._examples = backbone.examples(data.training)
+        self._every_example = self._examples = backbone.examples(data.training)
         self._queries = {
-            Part.VALIDATION: self._sampled(data.validation, Part.VALIDATION),
-            Part.TEST: self._sampled(data.test, Part.TEST),
+            Part.VALIDATION: self._sampled(data.validation, Part.VALIDATION, measuring.limit(Part.VALIDATION)),
+            Part.TEST: self._sampled(data.test, Part.TEST, measuring.limit(Part.TEST)),
         }
         self.info = ClientInfo(data.name, len(self._examples))
         shared = backbone.layout.shared
@@ -140,9 +140,11 @@ class Client:
         self.personal = None if personal is None else personal.to(self.private)
 
     def limit_examples(self, count: int) -> None:
-        """Keep `count` training examples at most, sampled by the seed."""
-        if count < len(self._examples):
-            self._examples = self._examples.select(self._sample(len(self._examples), count, "examples"))
+        """Train on `count` of all training examples at most, sampled by the seed, whatever was the limit before."""
+        every = self._every_example
+        if min(count, len(every)) != len(self._examples):
+            kept = count >= len(every)
+            self._examples = every if kept else every.select(self._sample(len(every), count, "examples"))
             self.info = ClientInfo(self.info.name, len(self._examples))
 
     def row(self, shared: Tensor) -> Tensor:
@@ -248,7 +250,8 @@ class Client:
         return model if weights is None or self._fusion is None else self._fusion.fused(model, weights)
 
     def _learned(self, fusion: Fusion, model: CatalogueScorer) -> Learned:
-        validation, measuring = self._queries[Part.VALIDATION], self._measuring
+        measuring = self._measuring
+        validation = self._sampled(self._data.validation, Part.VALIDATION, measuring.max_users)
         return fusion.learn(model, validation, mask_history=measuring.mask_history, batch=measuring.batch_users)
 
     def _compared(
@@ -283,8 +286,7 @@ class Client:
             raise ValueError(f"Client {self.info.name} has not validated any row yet.")
         return self.best
 
-    def _sampled(self, queries: Queries, part: Part) -> Queries:
-        limit = self._measuring.limit(part)
+    def _sampled(self, queries: Queries, part: Part, limit: int | None) -> Queries:
         if limit is None or limit >= len(queries):
             return queries
         return queries.select(self._sample(len(queries), limit, part.name.lower()))

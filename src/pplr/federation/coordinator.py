@@ -166,7 +166,7 @@ class Coordinator:
             self._trunk.begin_round(number)
         progress = (number - 1) / self._settings.rounds
         known = {name for record in self.progress.history for name, one in record.clients.items() if one.trained}
-        tasks = [TrainTask(name, number, progress, self.bank.row(name), name not in known) for name in names]
+        tasks = [TrainTask(name, number, progress, self.bank.row(name)) for name in names]
         sent = self._digests(names)
         intake = self._taken_in(tasks, received)
         if self._trunk is not None and intake.absent:
@@ -175,7 +175,7 @@ class Coordinator:
         mixing = self._aggregate(number, intake, received, known, here)
         self._note(number, sent, intake, mixing)
         clock.append(time.perf_counter())
-        reports = self._validate(number, here, intake.absent)
+        reports = self._validate(number, here, intake.updates)
         clock.append(time.perf_counter())
         seconds = dict(zip(("train", "aggregate", "validate"), np.diff(clock).tolist(), strict=True))
         record = self._record(number, here, intake, reports, mixing, seconds | {"total": clock[-1] - clock[0]})
@@ -262,6 +262,11 @@ class Coordinator:
             np.array([name in missed and name not in known for name in names]),
         )
         mixing = self._strategy.mixing(cohort)
+        if mixing.matrix is not None and not np.isfinite(mixing.matrix).all():
+            raise RunError(
+                f"Round {number}: the strategy's matrix has numbers that are not finite. Look at the losses and rows of this "
+                "round; federation.norm_bound and federation.loss_bound refuse updates that are far from the others'."
+            )
         if self._aggregator is not None:
             self._aggregator.combine_(self.bank.rows, mixing, cohort)
         elif mixing.matrix is None:
@@ -287,10 +292,10 @@ class Coordinator:
             squares = squares + squared_distances(self._trunk.gram(updates=False).numpy())
         return np.asarray(np.sqrt(squares), dtype=np.float64)
 
-    def _validate(self, number: int, names: Sequence[str], absent: Container[str]) -> list[Report]:
+    def _validate(self, number: int, names: Sequence[str], trained: Container[str]) -> list[Report]:
         rank = self._select_by != "loss"
         tasks = [
-            EvaluateTask(name, number, Part.VALIDATION, self.bank.row(name), rank, trained=name not in absent)
+            EvaluateTask(name, number, Part.VALIDATION, self.bank.row(name), rank, trained=name in trained)
             for name in names
         ]
         reports = self._engine.evaluate(tasks, self._observe, self._settings.deadline_seconds)

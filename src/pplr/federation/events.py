@@ -61,7 +61,8 @@ class EventLog:
         if event.transient:
             return
         entry = {"event": event.name, "time": round(time.time(), 3), "round": event.round, "client": event.client}
-        line = json.dumps({k: v for k, v in entry.items() if v is not None} | event.data)
+        known = {key: value for key, value in entry.items() if value is not None}
+        line = json.dumps(known | event.data | known)  # in this order, and nothing in the data takes its place
         if self._waiting is None:
             append_line(self._path, line)
             return

@@ -35,14 +35,12 @@ class TrainTask:
         round: 1, 2, ...
         progress: (round - 1) / rounds.
         row: [S] the shared row to start from.
-        first: no update of this client has counted yet: whatever it remembers is of another run.
     """
 
     client: str
     round: int
     progress: float
     row: Tensor
-    first: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pplr.config import Config
 from pplr.config_schema import written
 from pplr.errors import ConfigError
 from pplr.federation.client import SelectBy
+from pplr.silos.parcel import plain
 
 Count = Annotated[int, Field(ge=0, lt=2**62)]
-Text = Annotated[str, Field(max_length=1_000)]
+Text = Annotated[str, Field(max_length=1_000), AfterValidator(plain)]
 
 SECTIONS = {"seed", "backbone", "placement", "training", "strategy", "evaluation"}
 """Sections of a configuration that decide what a silo computes."""

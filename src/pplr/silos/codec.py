@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
 import numpy as np
@@ -15,11 +16,12 @@ from pplr.data.dataset import Part
 from pplr.errors import RunError
 from pplr.federation.messages import EvaluateTask, Report, TrainTask, Update
 from pplr.models.layout import Layout, ParameterSpec, zeros
-from pplr.silos.parcel import Floats, Parcel
+from pplr.silos.parcel import Floats, Parcel, plain
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**62)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
+Identity = Annotated[str, Field(max_length=100)]
 Figures = Annotated[dict[str, Finite], Field(max_length=1_000)]
 
 
@@ -30,12 +32,12 @@ class Fields(BaseModel):
 
 
 class TrainFields(Fields):
-    """See `TrainTask`; `examples` is how many training examples the silo may use at most."""
+    """See `TrainTask`; `run` is the run's identity, and `examples` is how many training examples may be used at most."""
 
+    run: Identity
     client: Name
     round: Count
-    progress: Finite
-    first: bool
+    progress: Annotated[float, Field(ge=0, le=1)]
     examples: Count
 
 
@@ -51,8 +53,9 @@ class UpdateFields(Fields):
 
 
 class EvaluateFields(Fields):
-    """See `EvaluateTask`."""
+    """See `EvaluateTask`, and `TrainFields`."""
 
+    run: Identity
     client: Name
     round: Count
     part: Literal["validation", "test"]
@@ -84,7 +87,7 @@ def parsed(parcel: Parcel, kind: str, fields: type[Kind]) -> Kind:
         RunError: it is of another kind, has other fields, or a silo says that it has failed.
     """
     if parcel.kind == "failure":
-        raise RunError(str(parcel.fields.get("reason", "it says no reason"))[:2_000])
+        raise RunError(plain(str(parcel.fields.get("reason", "it says no reason"))))
     if parcel.kind != kind:
         raise RunError(f"A message is of the kind {parcel.kind[:60]!r}, not {kind!r}.")
     try:
@@ -92,21 +95,35 @@ def parsed(parcel: Parcel, kind: str, fields: type[Kind]) -> Kind:
     except ValidationError as problem:
         first = problem.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise RunError(f"A message of the kind {kind!r} cannot be used: {where}: {first['msg']}.") from problem
+        raise RunError(plain(f"A message of the kind {kind!r} cannot be used: {where}: {first['msg']}.")) from problem
 
 
-def train_parcel(task: TrainTask, examples: int) -> Parcel:
+@dataclass(frozen=True)
+class Asked:
+    """What comes with every task.
+
+    Attributes:
+        run: the run's identity: whatever a silo remembers of another one is worth nothing.
+        examples: how many training examples may be used at most.
+    """
+
+    run: str
+    examples: int
+
+
+def train_parcel(task: TrainTask, asked: Asked) -> Parcel:
     """Return a training task as a parcel."""
     fields = TrainFields(
-        client=task.client, round=task.round, progress=task.progress, first=task.first, examples=examples
+        run=asked.run, client=task.client, round=task.round, progress=task.progress, examples=asked.examples
     )
     return Parcel("train", fields.model_dump(), numbers(task.row))
 
 
-def train_task(parcel: Parcel) -> tuple[TrainTask, int]:
-    """Return a training task and how many examples may be used."""
+def train_task(parcel: Parcel) -> tuple[TrainTask, Asked]:
+    """Return a training task and what comes with it."""
     fields = parsed(parcel, "train", TrainFields)
-    return TrainTask(fields.client, fields.round, fields.progress, _row(parcel), fields.first), fields.examples
+    task = TrainTask(fields.client, fields.round, fields.progress, _row(parcel))
+    return task, Asked(fields.run, fields.examples)
 
 
 def update_parcel(update: Update) -> Parcel:
@@ -129,21 +146,27 @@ def update_of(parcel: Parcel) -> Update:
     return Update(fields.client, fields.round, _row(parcel), loss, fields.targets, fields.tokens, fields.seconds)
 
 
-def evaluate_parcel(task: EvaluateTask, examples: int) -> Parcel:
+def evaluate_parcel(task: EvaluateTask, asked: Asked) -> Parcel:
     """Return a measuring task as a parcel."""
     part: Literal["validation", "test"] = "test" if task.part is Part.TEST else "validation"
     fields = EvaluateFields(
-        client=task.client, round=task.round, part=part, rank=task.rank, trained=task.trained, examples=examples
+        run=asked.run,
+        client=task.client,
+        round=task.round,
+        part=part,
+        rank=task.rank,
+        trained=task.trained,
+        examples=asked.examples,
     )
     return Parcel("evaluate", fields.model_dump(), None if task.row is None else numbers(task.row))
 
 
-def evaluate_task(parcel: Parcel) -> tuple[EvaluateTask, int]:
-    """Return a measuring task and how many training examples may be used."""
+def evaluate_task(parcel: Parcel) -> tuple[EvaluateTask, Asked]:
+    """Return a measuring task and what comes with it."""
     fields = parsed(parcel, "evaluate", EvaluateFields)
     row = None if parcel.row is None else _row(parcel)
-    part = Part[fields.part.upper()]
-    return EvaluateTask(fields.client, fields.round, part, row, fields.rank, fields.trained), fields.examples
+    task = EvaluateTask(fields.client, fields.round, Part[fields.part.upper()], row, fields.rank, fields.trained)
+    return task, Asked(fields.run, fields.examples)
 
 
 def report_parcel(report: Report) -> Parcel:

@@ -34,6 +34,9 @@ from pplr.storage import write_text
 from pplr.trunk.access import TrunkAccess
 from pplr.wiring import reach_trunk, shares
 
+TEST_DEADLINES = 3.0
+"""Rounds' deadlines in which a silo reports of its test part, where rounds have one."""
+
 
 @dataclass(frozen=True)
 class Met:
@@ -72,6 +75,7 @@ def coordinate(plan: Plan, grid: Grid) -> None:
             run_folder.check_origin(folder, made_from)
         else:
             run_folder.claim(folder, config, made_from)
+        met.engine.begin(run_folder.identity(folder))
         log.open()
         _train(config, folder, met, log, resume=plan.resume)
 
@@ -85,7 +89,7 @@ def meet(config: Config, plan: Plan, grid: Grid, observe: Observer) -> Met:
     """
     started = time.perf_counter()
     gone = forgotten(Path(plan.folder)) if plan.resume else ()
-    engine = FlowerEngine(grid, [name for name in plan.silos if name not in gone], observe)
+    engine = FlowerEngine(grid, [name for name in plan.silos if name not in gone], observe, config.evaluation.ks)
     engine.meet(plan.meet_seconds, config.federation.start_with)
     announced = dict(engine.announced)
     common = agreed(config, announced.values())
@@ -145,7 +149,7 @@ def _train(config: Config, folder: Path, met: Met, observe: Observer, *, resume:
     progress = coordinator.run()
     observe(Event("stopped", data=coordinator.stopped))
     started = time.perf_counter()
-    reports = _test(met.engine, progress.history[-1].round, observe)
+    reports = _test(met.engine, progress.history[-1].round, observe, config.federation.deadline_seconds)
     seconds = {"connect": met.seconds, "test": time.perf_counter() - started}
     rounds = [record.model_dump(mode="json") for record in progress.history]
     announced = met.engine.announced
@@ -167,10 +171,14 @@ def _trunk(config: Config, met: Met) -> TrunkAccess | None:
     return reach_trunk(config, files, [info.name for info in met.engine.clients])
 
 
-def _test(engine: FlowerEngine, last: int, observe: Observer) -> dict[str, Report]:
-    """Have every silo measure its best row on its test part; it tells means and counts."""
+def _test(engine: FlowerEngine, last: int, observe: Observer, deadline: float | None) -> dict[str, Report]:
+    """Have every silo measure its best row on its test part; it tells means and counts.
+
+    It has `TEST_DEADLINES` times as long as for a round: the whole catalogue is ranked for every user.
+    """
     tasks = [EvaluateTask(info.name, last, Part.TEST, None, rank=True) for info in engine.clients if info.here]
-    reports = {report.client: report for report in engine.evaluate(tasks, observe)}
+    seconds = None if deadline is None else TEST_DEADLINES * deadline
+    reports = {report.client: report for report in engine.evaluate(tasks, observe, seconds)}
     for name, report in reports.items():
         observe(Event("tested", None, name, {"loss": report.loss, "users": report.users, **report.metrics}))
     return reports

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pplr.address import Address
-from pplr.errors import RunError
+from pplr.errors import PplrError, RunError
 from pplr.silos.processes import Security, free_port, started, supernode_command
 from pplr.silos.reach import asked, check_clocks
 
@@ -29,18 +29,30 @@ def kept_node(name: str, superlink: Address, security: Security, log: Path, env:
 
     def keep() -> None:
         while not leaving.is_set():
-            _await(superlink, security, leaving)
-            written = log.stat().st_size if log.exists() else 0
-            command = supernode_command(name, superlink, security, log.parent / "flower", free_port())
-            with started(command, log, env) as node:
-                LOG.info("SuperNode of %s started, process %d", name, node.pid)
-                while node.poll() is None and not leaving.wait(0.5):
-                    pass
-            if not leaving.is_set():
+            try:
+                once()
+            except (PplrError, OSError) as problem:  # a program that is away, a certificate that is being replaced
                 LOG.warning(
-                    "%s It is started again in %g s.", why_ended(name, node.returncode, log, written), RESTART_SECONDS
+                    "The SuperNode of %s cannot be started: %s Tried again in %g s.", name, problem, RESTART_SECONDS
                 )
                 leaving.wait(RESTART_SECONDS)
+
+    def once() -> None:
+        """Run one SuperNode from its start to its end."""
+        _await(superlink, security, leaving)
+        if leaving.is_set():
+            return
+        written = log.stat().st_size if log.exists() else 0
+        command = supernode_command(name, superlink, security, log.parent / "flower", free_port())
+        with started(command, log, env) as node:
+            LOG.info("SuperNode of %s started, process %d", name, node.pid)
+            while node.poll() is None and not leaving.wait(0.5):
+                pass
+        if not leaving.is_set():
+            LOG.warning(
+                "%s It is started again in %g s.", why_ended(name, node.returncode, log, written), RESTART_SECONDS
+            )
+            leaving.wait(RESTART_SECONDS)
 
     keeper = threading.Thread(target=keep)
     keeper.start()

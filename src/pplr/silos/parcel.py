@@ -20,6 +20,8 @@ from pplr.errors import RunError
 Floats = NDArray[np.float32]
 _LENGTH = 4
 """Bytes of the number in front of a parcel that says how long its head is."""
+LONGEST_REASON = 2_000
+"""Characters of what a silo says that are kept."""
 LARGEST_HEAD = 16 * 2**20
 """Bytes; the longest head is that of an announcement, a few kilobytes. What is longer is cut, and no JSON."""
 
@@ -85,6 +87,7 @@ def opened(head: bytes, row: bytes | None) -> Parcel:
     """
     try:
         found = json.loads(head[:LARGEST_HEAD], parse_float=_finite, parse_constant=_finite)
+        json.dumps(found, ensure_ascii=False).encode()  # half a character, which no file can hold, is an error here
         kind, fields, has_row = found["kind"], found["fields"], found["row"]
         numbers = None if row is None else np.frombuffer(row, dtype="<f4")
     except (ValueError, TypeError, KeyError, RecursionError) as problem:
@@ -94,6 +97,11 @@ def opened(head: bytes, row: bytes | None) -> Parcel:
     if numbers is None if has_row else numbers is not None and len(numbers):
         raise RunError("A message cannot be read: its row is missing, or its head does not name it.")
     return Parcel(kind, fields, numbers if has_row else None)
+
+
+def plain(text: str) -> str:
+    """Return a silo's words as they may be shown and written: no control characters, of which terminals obey some."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:LONGEST_REASON])
 
 
 def failure(reason: str) -> Parcel:

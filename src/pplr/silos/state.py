@@ -14,12 +14,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pplr.errors import CheckpointError
-from pplr.storage import make_folder, write_bytes
+from pplr.storage import make_folder, write_bytes, write_text
 
 KEPT_ROUNDS = 3
 """The coordinator keeps two checkpoints, and may die before it has written the newest."""
 TRAINED, VALIDATED = 0, 1
 """Steps of a round, in their order."""
+RUN = "run"
+"""File with the identity of the run that all states are of."""
 _NAME = re.compile(r"round-(\d{4,})-(trained|validated)\.safetensors")
 _WORDS = {TRAINED: "trained", VALIDATED: "validated"}
 
@@ -69,10 +71,18 @@ class SiloState:
             if kept > moment or kept[0] < rounds[0]:
                 self._path(kept).unlink(missing_ok=True)
 
-    def clear(self) -> None:
-        """Forget everything: a new run begins."""
+    def belong_to(self, run: str) -> None:
+        """Forget everything that is not of the run with this identity.
+
+        Raises:
+            StorageError: the disk is full or not writable.
+        """
+        mark = self._folder / RUN
+        if mark.is_file() and mark.read_text(encoding="utf-8", errors="replace") == run:
+            return
         for kept in self._moments():
             self._path(kept).unlink(missing_ok=True)
+        write_text(mark, run)
 
     def _moments(self) -> list[Moment]:
         matches = (_NAME.fullmatch(path.name) for path in self._folder.iterdir())

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from pplr import __version__, run_folder
 from pplr.data.dataset import Part
-from pplr.errors import PplrError
+from pplr.errors import PplrError, RunError
 from pplr.federation.client import Client
 from pplr.federation.messages import Report
 from pplr.results import Outcome, assemble, per_user_table
@@ -15,6 +19,7 @@ from pplr.run_folder import METRICS, PER_USER
 from pplr.runner import save_fusion, save_rows
 from pplr.silos.announcement import Announcement, row_digest, settings_of
 from pplr.silos.codec import (
+    Asked,
     evaluate_task,
     first_row_parcel,
     numbers,
@@ -22,10 +27,10 @@ from pplr.silos.codec import (
     train_task,
     update_parcel,
 )
-from pplr.silos.parcel import Floats, Parcel, failure
+from pplr.silos.parcel import Floats, Parcel, failure, plain
 from pplr.silos.resident import LOG
 from pplr.silos.state import TRAINED, VALIDATED, Moment, SiloState
-from pplr.storage import write_folder, write_text
+from pplr.storage import bring_back, write_folder, write_text
 from pplr.wiring import Parts, owner_called
 
 RESULT = "result"
@@ -45,12 +50,13 @@ class SiloWork:
         Raises:
             StorageError: the folder cannot be made.
         """
-        self._parts = parts
-        (self._client,) = parts.clients((owner_called(parts.owners, name),))
+        owner = owner_called(parts.owners, name)
+        self._parts = replace(parts, silo=name, owners=(owner,))  # in a simulation others' data is here too
+        (self._client,) = self._parts.clients((owner,))
         self._folder = folder
         self._state = SiloState(folder)
         self._initial = self._client.state()
-        self._examples = self._client.info.size
+        bring_back(folder / RESULT)
         self.announcement = _announcement(self._parts, self._client)
 
     def answer(self, asked: Parcel) -> Parcel:
@@ -59,6 +65,9 @@ class SiloWork:
             return self._answered(asked)
         except PplrError as problem:
             return failure(str(problem))
+        except Exception as problem:  # out of memory, or a mistake of ours: the silo's process lives on
+            LOG.exception("a message of the kind %s cannot be answered", plain(asked.kind))
+            return failure(f"The silo has failed at it: {type(problem).__name__}. Its log says more.")
 
     def _answered(self, asked: Parcel) -> Parcel:
         match asked.kind:
@@ -77,22 +86,26 @@ class SiloWork:
         return first_row_parcel(layout, layout.initial_row(self._parts.config.seed)[: layout.shared])
 
     def _train(self, asked: Parcel) -> Parcel:
-        task, examples = train_task(asked)
-        if task.first:
-            self._state.clear()  # of another run
-        self._go_to((task.round, TRAINED), examples)
+        task, more = train_task(asked)
+        self._check(task.client, task.row)
+        self._go_to((task.round, TRAINED), more)
         update = self._client.train(task)
         self._state.save((task.round, TRAINED), self._client.state())
         return update_parcel(update)
 
     def _evaluate(self, asked: Parcel) -> Parcel:
-        task, examples = evaluate_task(asked)
+        task, more = evaluate_task(asked)
+        self._check(task.client, task.row)
         if task.part is Part.TEST:
-            self._go_to((task.round + 1, TRAINED), examples)
+            self._go_to((task.round + 1, TRAINED), more)
+            if task.row is None and self._client.best is None:
+                raise RunError("It has not validated a row of this run yet, so there is none to test.")
             report = self._client.evaluate(task)
             self._keep_result(report)
             return report_parcel(report)
-        self._go_to((task.round, VALIDATED if task.trained else TRAINED), examples)
+        if task.row is None:
+            raise RunError("A message that asks for a validation has no row.")
+        self._go_to((task.round, VALIDATED if task.trained else TRAINED), more)
         report = self._client.evaluate(task)
         self._state.save((task.round, VALIDATED), self._client.state())
         return report_parcel(report)
@@ -113,16 +126,33 @@ class SiloWork:
         write_folder(folder, fill)  # what is there of an earlier run is there until then
         LOG.info("end  of the run: %s has this silo's adapters and figures; it waits for a further run", folder)
 
-    def _go_to(self, moment: Moment, examples: int) -> None:
+    def _check(self, client: str, row: Tensor | None) -> None:
+        """Refuse a task that is another silo's, or of another model.
+
+        Raises:
+            RunError: it is.
+        """
+        if client != self.announcement.name:
+            raise RunError(f"This is the silo {self.announcement.name}, and it is asked as {plain(client)}.")
+        if row is None:
+            return
+        if len(row) != self.announcement.shared:
+            raise RunError(
+                f"A row of {len(row):,} numbers came, and {self.announcement.shared:,} parameters are shared."
+            )
+        if not bool(torch.isfinite(row).all()):
+            raise RunError("A row came that has a number which is not finite.")
+
+    def _go_to(self, moment: Moment, more: Asked) -> None:
         """Bring the client to where it was before a moment of the run; before round 1 it remembers nothing.
 
-        A trunk's server that was away in the round before is asked again.
+        What is there of another run is forgotten. A trunk's server that was away in the round before is asked again.
         """
+        self._state.belong_to(more.run)
         if self._parts.trunk is not None:
             self._parts.trunk.renew()
         self._client.restore(self._state.before(moment) or self._initial)
-        if examples < self._examples:
-            self._client.limit_examples(examples)
+        self._client.limit_examples(more.examples)
 
 
 def _announcement(parts: Parts, client: Client) -> Announcement:

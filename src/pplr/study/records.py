@@ -11,7 +11,7 @@ from pplr.config import parse_config
 from pplr.errors import ConfigError
 from pplr.report.folder import held_out_digest, read_metrics, read_per_user
 from pplr.report.record import ENDING, make_record, read_record, write_record
-from pplr.storage import make_folder
+from pplr.storage import alone, make_folder
 from pplr.study.grid import Cell, digest_of
 
 RECORDS = "records"
@@ -52,6 +52,8 @@ def record_cell(cell: Cell, run: Path, folder: Path) -> Path:
     """
     path = folder / f"{cell.folder}{ENDING}"
     configuration = json.loads(json.dumps(cell.content))
+    record = make_record(configuration, held_out_digest(run), read_metrics(run), read_per_user(run))
     make_folder(folder)
-    write_record(path, make_record(configuration, held_out_digest(run), read_metrics(run), read_per_user(run)))
+    with alone(folder):
+        write_record(path, record)
     return path

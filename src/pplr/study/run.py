@@ -11,7 +11,7 @@ from statistics import fmean
 
 from pplr import run_folder
 from pplr.config import load_config
-from pplr.errors import ConfigError, InUse, PplrError, RunError, StorageError
+from pplr.errors import CannotResume, ConfigError, InUse, PplrError, RunError, StorageError
 from pplr.federation.events import Event, Observer, ignore
 from pplr.report.folder import read_metrics, read_per_user
 from pplr.report.record import is_record
@@ -114,6 +114,8 @@ def run_cells(
         except InUse:
             observer(Event("cell_elsewhere", data={"title": cell.title}))
         except PplrError as error:
+            if state_of(find_folder(study_folder, cell)) is State.DONE:
+                continue  # another process has come to its end in the meantime
             failures.append(Failure(cell, error))
             observer(Event("cell_failed", data={"title": cell.title, "error": str(error)}))
         else:
@@ -124,17 +126,21 @@ def run_cells(
 def _run_cell(cell: Cell, folder: Path, shelf: Shelf, observer: Observer) -> None:
     """Run one cell, after its newest checkpoint where it has one."""
     if state_of(folder) is State.BEGUN:
-        config = cell.config
         try:  # the folder keeps the name that it was begun with, and so do its checkpoints
-            config = config.model_copy(update={"name": load_config(folder / run_folder.CONFIG).name})
+            config = cell.config.model_copy(update={"name": _begun_as(folder)})
             run(config, folder, resume=True, observer=observer, shelf=shelf)
-        except InUse:
-            raise
-        except (RunError, ConfigError) as problem:
+        except CannotResume as problem:  # and nothing else: a server that is away does not make checkpoints worthless
             observer(Event("cell_anew", data={"title": cell.title, "reason": str(problem)}))
             run(cell.config, folder, overwrite=True, observer=observer, shelf=shelf)
     else:
         run(cell.config, folder, observer=observer, shelf=shelf)
+
+
+def _begun_as(folder: Path) -> str:
+    try:
+        return load_config(folder / run_folder.CONFIG).name
+    except ConfigError as problem:
+        raise CannotResume(str(problem)) from problem
 
 
 class _Clock:

@@ -12,7 +12,7 @@ from typing import Any
 from pplr.report.comparison import Comparison, Variant, compare_variants
 from pplr.report.comparison_page import write_page
 from pplr.report.comparison_text import ENDINGS, WRITERS
-from pplr.storage import make_folder, write_text
+from pplr.storage import alone, make_folder, write_text
 from pplr.study.grid import Cell
 from pplr.study.settings import SEED, StudySettings
 
@@ -52,13 +52,14 @@ def write_tables(study: StudySettings, done: Sequence[Done], folder: Path, *, sa
     if not groups:
         return []
     make_folder(folder / TABLES)
-    for group in groups:
-        name = re.sub(r"[^\w.]+", "-", group.title).strip("-.") or study.name
-        for form, write in WRITERS.items():
-            write_text(folder / TABLES / f"{name}.{ENDINGS[form]}", write(group.comparison))
-    write_page(folder / PAGE, study.name, [(group.title, group.comparison) for group in groups])
     content = {"study": study.model_dump(mode="json"), "groups": [group.as_dict() for group in groups]}
-    write_text(folder / SUMMARY, json.dumps(content, indent=1))
+    with alone(folder):
+        for group in groups:
+            name = re.sub(r"[^\w.]+", "-", group.title).strip("-.") or study.name
+            for form, write in WRITERS.items():
+                write_text(folder / TABLES / f"{name}.{ENDINGS[form]}", write(group.comparison))
+        write_page(folder / PAGE, study.name, [(group.title, group.comparison) for group in groups])
+        write_text(folder / SUMMARY, json.dumps(content, indent=1))
     return groups
 
 

@@ -6,20 +6,23 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import grpc
+import httpx
 from flwr.app import Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from pplr.data.dataset import Part
-from pplr.errors import RunError
+from pplr.errors import PplrError, RunError
+from pplr.evaluation.metrics import DEFAULT_KS, METRICS, metric_key
+from pplr.federation.admission import LARGEST_LOSS
 from pplr.federation.events import Event, Observer
 from pplr.federation.messages import Absence, ClientInfo, EvaluateTask, Report, TrainTask, Update
 from pplr.models.layout import Layout
 from pplr.silos.announcement import Announcement
-from pplr.silos.codec import evaluate_parcel, first_row, parsed, report_of, train_parcel, update_of
-from pplr.silos.parcel import Parcel
+from pplr.silos.codec import Asked, evaluate_parcel, first_row, parsed, report_of, train_parcel, update_of
+from pplr.silos.parcel import Parcel, plain
 from pplr.silos.records import MESSAGE_TYPES, content_of, parcel_of
 
 LONGEST_SECONDS = 7 * 24 * 3600.0
@@ -34,6 +37,9 @@ LATE_SECONDS = 15.0
 """Once enough silos are there, the others are waited for so long before round 1; who comes later joins later."""
 FIRST_ROW_SECONDS = 300.0
 """A silo sends its first row within this time."""
+
+
+Task = TypeVar("Task", TrainTask, EvaluateTask)
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,11 @@ class FlowerEngine:
         announced: name -> what the silo says of itself.
     """
 
-    def __init__(self, grid: Grid, silos: Sequence[str], observer: Observer) -> None:
-        """Carry tasks to `silos`, and to nobody else."""
+    def __init__(self, grid: Grid, silos: Sequence[str], observer: Observer, ks: Sequence[int] = DEFAULT_KS) -> None:
+        """Carry tasks to `silos`, and to nobody else; they measure at the list lengths `ks`."""
         self._grid = grid
+        self._metrics = frozenset(metric_key(name, k) for name in METRICS for k in ks)
+        self._run = ""
         self._silos = tuple(sorted(silos))
         self._observe = observer
         self._nodes: dict[str, int] = {}
@@ -97,6 +105,10 @@ class FlowerEngine:
                 "federation.silos, or begin without them: federation.start_with."
             )
 
+    def begin(self, run: str) -> None:
+        """Ask for the run of this identity from now on."""
+        self._run = run
+
     def admit(
         self, refused: Callable[[Announcement], str | None], examples: Mapping[str, int], most: int | None = None
     ) -> None:
@@ -122,8 +134,7 @@ class FlowerEngine:
         self, tasks: Sequence[TrainTask], observer: Observer, seconds: float | None = None
     ) -> Iterator[Update | Absence]:
         """Give updates as they arrive; whoever does not answer in `seconds`, or says that it has failed, is absent."""
-        sizes = {info.name: info.size for info in self.clients}
-        parcels = {task.client: train_parcel(task, sizes[task.client]) for task in tasks}
+        parcels = {task.client: train_parcel(task, asked) for task, asked in self._with_sizes(tasks)}
         number = tasks[0].round if tasks else 0
         for name, answer in self._exchange(parcels, seconds):
             try:
@@ -141,16 +152,38 @@ class FlowerEngine:
 
     def evaluate(self, tasks: Sequence[EvaluateTask], observer: Observer, seconds: float | None = None) -> list[Report]:
         """Return the reports of those who answer in `seconds`, in the order of the tasks."""
-        sizes = {info.name: info.size for info in self.clients}
-        parts = {task.client: task.part for task in tasks}
-        parcels = {task.client: evaluate_parcel(task, sizes[task.client]) for task in tasks}
+        parcels = {task.client: evaluate_parcel(task, asked) for task, asked in self._with_sizes(tasks)}
+        of = {task.client: task for task in tasks}
         reports: dict[str, Report] = {}
         for name, answer in self._exchange(parcels, seconds):
             try:
-                reports[name] = _expected(report_of(_good(answer)), name, parts[name])
+                reports[name] = self._expected(report_of(_good(answer)), of[name])
             except RunError as problem:
                 observer(Event("not_measured", tasks[0].round, name, {"reason": str(problem)}))
         return [reports[task.client] for task in tasks if task.client in reports]
+
+    def _with_sizes(self, tasks: Sequence[Task]) -> list[tuple[Task, Asked]]:
+        sizes = {info.name: info.size for info in self.clients}
+        return [(task, Asked(self._run, sizes[task.client])) for task in tasks]
+
+    def _expected(self, report: Report, task: EvaluateTask) -> Report:
+        """Return a report that can be the answer to a task.
+
+        Raises:
+            RunError: it cannot.
+        """
+        if (report.client, report.part) != (task.client, task.part):
+            raise RunError("it reports something else than it was asked for")
+        if report.users > self.announced[task.client].users:
+            raise RunError(f"it reports of {report.users:,} users, and has announced fewer")
+        if not math.isnan(report.loss) and not 0 <= report.loss <= LARGEST_LOSS:
+            raise RunError(f"its loss is {report.loss}")
+        for figures in (report.metrics, report.metrics_alone or {}):
+            if figures and figures.keys() != self._metrics:
+                raise RunError("it reports other figures than it was asked for")
+            if not all(0 <= value <= 1 for value in figures.values()):
+                raise RunError("it reports figures that are not between 0 and 1")
+        return report
 
     def state(self) -> dict[str, Tensor]:
         """Return nothing: silos keep their state themselves."""
@@ -175,10 +208,8 @@ class FlowerEngine:
                 self._look_around()
             for name in [name for name in away if name in self._nodes]:
                 asked[self._pushed(self._nodes[name], away.pop(name), limit - passed)] = name
-            for reply in self._grid.pull_messages(list(asked)) if asked else ():
-                silo = asked.pop(reply.metadata.reply_to_message_id, None)
-                if silo is not None:
-                    yield silo, _content(reply)
+            for identity, answer in self._answers(list(asked)):
+                yield asked.pop(identity), answer
             if away and passed > min(RECONNECT_SECONDS, limit):
                 for name in away:
                     yield name, NoAnswer("it is not connected")
@@ -220,11 +251,26 @@ class FlowerEngine:
             message = Message(content_of(Parcel("announce", {})), node, "query", ttl=LONGEST_SECONDS)
             (identity,) = self._grid.push_messages([message])
             self._asked[identity] = node
-        for reply in self._grid.pull_messages(list(self._asked)) if self._asked else ():
-            node = self._asked.pop(reply.metadata.reply_to_message_id, 0)
-            if node:
-                named = self._take_in(node, _content(reply), keys[node])
-                self._known[node] = math.inf if named else now + AGAIN_SECONDS
+        for identity, answer in self._answers(list(self._asked)):
+            node = self._asked.pop(identity)
+            named = self._take_in(node, answer, keys[node])
+            self._known[node] = math.inf if named else now + AGAIN_SECONDS
+
+    def _answers(self, asked: Sequence[str]) -> Iterator[tuple[str, Parcel | NoAnswer]]:
+        """Give the answers that have come to these messages.
+
+        They are fetched one by one: what Flower cannot read of one silo's answer it says by an error about all of them.
+        """
+        for identity in asked:
+            try:
+                for reply in self._grid.pull_messages([identity]):
+                    yield identity, _content(reply)
+                    break
+            except (OSError, PplrError, httpx.HTTPError, grpc.RpcError):  # nobody's answer: the way to it
+                raise
+            except Exception as problem:
+                words = plain(f"what it has sent cannot be read ({type(problem).__name__}: {problem})")
+                yield identity, NoAnswer(words, unusable=True)
 
     def _take_in(self, node: int, answer: Parcel | NoAnswer, key: str) -> bool:
         """Let a node in as the silo that it says it is, and return whether it says so at all.
@@ -242,7 +288,7 @@ class FlowerEngine:
         elif key and key != announced.name:
             reason = f"its key is that of {key}"
         if reason is not None:
-            self._observe(Event("silo_refused", client=announced.name, data={"reason": reason}))
+            self._observe(Event("silo_refused", client=plain(announced.name), data={"reason": reason}))
             return True
         self.announced[announced.name] = announced
         self._nodes[announced.name] = node
@@ -257,17 +303,11 @@ def _counts(announced: Announcement) -> dict[str, Any]:
 def _content(reply: Message) -> Parcel | NoAnswer:
     """Return the parcel in a reply, or why there is none."""
     if reply.has_error():
-        return NoAnswer(f"its node reports: {reply.error.reason}")
+        return NoAnswer(plain(f"its node reports: {reply.error.reason}"))
     try:
         return parcel_of(reply.content)
     except RunError as problem:
         return NoAnswer(str(problem), unusable=True)
-
-
-def _expected(report: Report, name: str, part: Part) -> Report:
-    if (report.client, report.part) != (name, part):
-        raise RunError("it reports something else than it was asked for")
-    return report
 
 
 def _good(answer: Parcel | NoAnswer) -> Parcel:
