@@ -44,6 +44,7 @@ VALUES: list[Any] = [
     None, True, -1, 0, 2**80, 1e400, -1e400, float("nan"), "", "1.0", "x" * 300, [], [[]], {}, {"a": {}}, {"a": 1},
 ]  # fmt: skip
 COUNT_LIMIT = 2**62
+LONGEST_ROW = 1e12
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,12 @@ def acceptable(message: Spoilt) -> bool:
         return False
     if hashlib.sha256(message.head + message.row).hexdigest() != message.told or len(message.row) != 4 * WIDTH:
         return False
-    if not all(math.isfinite(x) for x in struct.unpack(f"<{WIDTH}f", message.row)):
+    row = struct.unpack(f"<{WIDTH}f", message.row)
+    if not all(math.isfinite(x) for x in row) or math.hypot(*row) > LONGEST_ROW:
         return False
     try:
         whole = json.loads(message.head)
+        repr(whole).encode()  # half a character is no text
     except (ValueError, RecursionError):
         return False
     if not isinstance(whole, dict) or whole.get("kind") != "update" or whole.get("row") is not True:
@@ -155,6 +158,8 @@ def taken(message: Spoilt) -> str | None:
     changed = bool(bank.rows.any())
     if refused is not None and changed:
         raise AssertionError(f"A refused update has left a trace in the bank: {refused}")
+    if changed and not update.targets:
+        raise AssertionError("The row of one who has learnt nothing has been taken.")
     return refused
 
 
