@@ -124,3 +124,11 @@ def test_the_flow_works_word_for_word(tmp_path, monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)```", TEXTS["README.md"], re.S)
     exec(compile(code, "README.md", "exec"), {})
     assert (tmp_path / "runs" / "alone" / "report.html").is_file()
+
+
+def test_the_page_about_the_wire_is_of_its_version():
+    from pplr.trunk.frames import VERSION
+
+    page = (ROOT / "docs" / "wire.md").read_text()
+    assert f"speak, version {VERSION}." in page
+    assert f'version of the wire, `"{VERSION}"`' in page

@@ -70,6 +70,10 @@ class InUse(RunError):
     """Another process works in the folder right now."""
 
 
+class Occupied(RunError):
+    """There is a run in the folder already."""
+
+
 class CannotResume(RunError):
     """A run that was begun cannot be gone on with: its folder, its configuration or what it was made from has changed."""
 

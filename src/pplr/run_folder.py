@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from pplr.config import Config, changes, config_toml, load_config
 from pplr.data.dataset import Dataset, Part
-from pplr.errors import CannotResume, CheckpointError, ConfigError, InUse, RunError, StorageError, command
+from pplr.errors import CannotResume, CheckpointError, ConfigError, InUse, Occupied, RunError, StorageError, command
 from pplr.federation.audit_log import AUDIT_HEAD, AUDIT_LOG
 from pplr.storage import delete, make_folder, write_text
 
@@ -108,7 +108,7 @@ def check(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> Non
             raise CannotResume(f"There is no run in {folder} to resume. Start it without --resume.")
         _check_configuration(folder, config)
     elif occupied and not overwrite:
-        raise RunError(
+        raise Occupied(
             f"There is already a run in {folder}. Go on with it (--resume), replace it (--overwrite), or choose "
             "another folder (--out)."
         )

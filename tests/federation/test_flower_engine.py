@@ -235,6 +235,16 @@ def test_a_report_that_no_honest_silo_sends_is_left_out(changes, words):
     ]
 
 
+@pytest.mark.parametrize("ks", [(5, 20), (10,)])
+def test_a_validation_has_the_figure_by_which_rows_are_chosen_whatever_lengths_are_tested(ks):
+    figures = {f"{name}@{k}": 0.25 for name in ("recall", "ndcg") for k in {*ks, 10}}
+    report = Report("a", Part.VALIDATION, 0.5, 3, figures)
+    tested = FlowerEngine(Grid(a=but("a", "evaluate", codec.report_parcel(report))), ["a"], lambda event: None, ks=ks)
+    tested.meet(0.2)
+    task = EvaluateTask("a", 4, Part.VALIDATION, ROW, True)
+    assert [one.metrics for one in tested.evaluate([task], lambda event: None, 0.3)] == [figures]
+
+
 def test_what_flower_itself_cannot_read_is_one_silos_and_nobody_elses():
     class Breaking(Grid):
         def pull_messages(self, identities):
@@ -282,3 +292,12 @@ def test_a_task_says_of_which_run_it_is():
         tested.begin(run)
         list(tested.train(tasks("a"), lambda event: None, 0.3))
     assert told == ["one", "another"]
+
+
+def test_names_of_settings_are_shown_without_control_characters():
+    shown = announcement("a", settings={"\x1b[2J": "\x07"})
+    assert all(text.isprintable() for pair in parsed_announcement(shown).settings.items() for text in pair)
+
+
+def parsed_announcement(parcel: Parcel) -> Announcement:
+    return codec.parsed(parcel, "announcement", Announcement)

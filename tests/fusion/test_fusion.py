@@ -310,6 +310,19 @@ def test_other_runs_mix_too(files, tmp_path, kind):
     assert len(set(long)) == 12
 
 
+def test_weights_are_learned_on_all_validation_users_also_where_few_are_asked_after_each_round(files, tmp_path):
+    sections = {"fusion": {"statistics": ["transitions"]}, "federation": {"rounds": 1}}
+    users = [
+        {name: client["fusion"]["validation"]["users"] for name, client in run.metrics["clients"].items()}
+        for run in (
+            pplr.run(configuration(files, evaluation=more, **sections), tmp_path / str(place))
+            for place, more in enumerate(({}, {"validation_users": 2}))
+        )
+    ]
+    assert users[0] == users[1]
+    assert min(users[0].values()) > 2
+
+
 def test_who_cannot_be_tested_mixes_too(files, tmp_path):
     """A client whose users have no test event recommends by weights as the others do."""
     own = copied(files, tmp_path / "files")

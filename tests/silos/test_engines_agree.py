@@ -60,6 +60,8 @@ def test_a_run_has_the_numbers_of_one_process(files: Path, tmp_path: Path, here:
     with pytest.raises(RunError, match="one over silos"):
         pplr.Recommender.load(result.folder)
     own = tmp_path / "run.flower" / "silos" / "shop-1" / "result"
+    identity = json.loads((result.folder / "run.json").read_text())["id"]
+    assert len(identity) == 32 and (own.parent / "run").read_text() == identity
     assert_recommends_and_measures(own, here)
     assert result.metrics["model_alone"]["overall"]["ndcg@10"] != result.metrics["overall"]["ndcg@10"]
     assert "shop-0, shop-1, shop-2 are of the model mixed" in result.metrics["data"]["notes"][1]

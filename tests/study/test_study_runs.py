@@ -187,11 +187,23 @@ def test_a_server_that_is_away_does_not_make_checkpoints_worthless(study, tmp_pa
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == before != []
 
 
+def test_a_mistake_after_the_figures_are_written_is_a_failure(study, tmp_path, monkeypatch):
+    _, grid, _ = study
+
+    def broken(*_: object, **__: object) -> None:
+        raise RunError("the report cannot be written")
+
+    monkeypatch.setattr("pplr.report.write_report", broken)
+    (failure,) = run_cells(grid[:1], tmp_path)
+    assert "the report cannot be written" in str(failure.error)
+
+
 def test_records_and_tables_of_processes_that_end_together_are_whole(study, tmp_path):
     _, grid, folder = study
-    words = [sys.executable, "-c", WRITER, str(find_folder(folder, grid[0])), str(tmp_path)]
+    own = write_study(tmp_path, grid[0].config.data.events.parent)
+    words = [sys.executable, "-c", WRITER, str(find_folder(folder, grid[0])), str(tmp_path), str(own)]
     both = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [(one.wait(), (one.stderr or sys.stdin).read()) for one in both] == [(0, ""), (0, "")]
+    assert [(one.communicate()[1], one.returncode) for one in both] == [("", 0), ("", 0)]
     assert read_metrics(tmp_path / "cell.record.json").overall == read_metrics(find_folder(folder, grid[0])).overall
 
 
@@ -199,10 +211,18 @@ WRITER = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from pplr.study.grid import cells
 from pplr.study.records import record_cell
+from pplr.study.settings import load_study
+from pplr.study.tables import write_tables
 
+run, folder, study = map(Path, sys.argv[1:])
 for _ in range(60):
-    record_cell(SimpleNamespace(folder="cell", content={}), Path(sys.argv[1]), Path(sys.argv[2]))
+    record_cell(SimpleNamespace(folder="cell", content={}), run, folder)
+settings = load_study(study)
+cell = cells(settings, folder)[0]
+for _ in range(5):
+    write_tables(settings, [(cell, run)], folder, samples=10)
 """
 
 

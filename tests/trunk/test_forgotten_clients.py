@@ -128,3 +128,17 @@ def test_a_forgotten_client_cannot_take_a_step(tmp_path: Path) -> None:
     rows.begin_round(4)
     with pytest.raises(RunError, match="no client 'bob'"):
         rows.step("bob", 1, 0.1, 1.0)
+
+
+def test_a_round_that_the_server_has_not_kept_is_told_as_a_checkpoint_that_is_missing(
+    files: Path, tmp_path: Path, pki: Path
+) -> None:
+    """Across the wire too: a study then runs the cell anew, which it does for no other error of a server."""
+    config = split(files, "encoder", pki)
+    with serving(config, tmp_path / "server", pki) as server:
+        config = at(config, server.address)
+        with (
+            control(config, EVERYBODY, fresh=True) as coordinator,
+            pytest.raises(CheckpointError, match="has not kept the state after round 7"),
+        ):
+            coordinator.restore(7)

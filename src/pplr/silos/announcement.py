@@ -71,7 +71,7 @@ class Announcement(BaseModel):
     initial: Text
     select_by: SelectBy
     split: Text
-    settings: Annotated[dict[str, Text], Field(max_length=1_000)]
+    settings: Annotated[dict[Text, Text], Field(max_length=1_000)]
     device: Text
     notes: Annotated[list[Text], Field(max_length=1_000)]
 

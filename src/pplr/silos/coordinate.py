@@ -14,7 +14,7 @@ from torch import Tensor
 from pplr import run_folder
 from pplr.config import Config, load_config
 from pplr.data.dataset import Part
-from pplr.errors import RunError
+from pplr.errors import CannotResume, RunError
 from pplr.federation.audit_log import AuditLog
 from pplr.federation.checkpoints import CheckpointStore
 from pplr.federation.coordinator import Coordinator
@@ -34,7 +34,7 @@ from pplr.storage import write_text
 from pplr.trunk.access import TrunkAccess
 from pplr.wiring import reach_trunk, shares
 
-TEST_DEADLINES = 3.0
+TEST_DEADLINES = 10.0
 """Rounds' deadlines in which a silo reports of its test part, where rounds have one."""
 
 
@@ -73,6 +73,11 @@ def coordinate(plan: Plan, grid: Grid) -> None:
         made_from = _made_from(met)
         if plan.resume:
             run_folder.check_origin(folder, made_from)
+            if not run_folder.identity(folder):
+                raise CannotResume(
+                    f"The run in {folder} has no identity, by which silos know what they keep of it: an older version of pplr "
+                    "has begun it. Go on with that version, or start again with --overwrite."
+                )
         else:
             run_folder.claim(folder, config, made_from)
         met.engine.begin(run_folder.identity(folder))
@@ -179,6 +184,10 @@ def _test(engine: FlowerEngine, last: int, observe: Observer, deadline: float | 
     tasks = [EvaluateTask(info.name, last, Part.TEST, None, rank=True) for info in engine.clients if info.here]
     seconds = None if deadline is None else TEST_DEADLINES * deadline
     reports = {report.client: report for report in engine.evaluate(tasks, observe, seconds)}
+    if tasks and not reports:
+        raise RunError(
+            "No silo has reported of its test part, so the run has no figures yet. Look after the silos, then go on with --resume."
+        )
     for name, report in reports.items():
         observe(Event("tested", None, name, {"loss": report.loss, "users": report.users, **report.metrics}))
     return reports

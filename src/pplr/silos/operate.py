@@ -32,8 +32,8 @@ from pplr.silos.processes import (
 )
 from pplr.silos.resident import SOCKET, serve
 from pplr.silos.simulated import SIMULATION
-from pplr.silos.work import SiloWork
-from pplr.storage import make_folder, write_text
+from pplr.silos.work import RESULT, SiloWork
+from pplr.storage import bring_back, make_folder, write_text
 from pplr.wiring import prepare
 
 START_SECONDS = 120.0
@@ -177,6 +177,7 @@ def run_silo(
     security.check(superlink)
     if security.certificates is not None:
         Party.load(security.certificates, Identity(Role.CLIENT, name))  # rather now than after the model was loaded
+    bring_back(state / RESULT)
     work = SiloWork(prepare(security.of(config), ignore, silo=name), name, state)
     tell(
         f"Silo {name} has {work.announcement.examples:,} training examples. It answers the coordinator at {superlink}."

@@ -30,7 +30,7 @@ from pplr.silos.codec import (
 from pplr.silos.parcel import Floats, Parcel, failure, plain
 from pplr.silos.resident import LOG
 from pplr.silos.state import TRAINED, VALIDATED, Moment, SiloState
-from pplr.storage import bring_back, write_folder, write_text
+from pplr.storage import write_folder, write_text
 from pplr.wiring import Parts, owner_called
 
 RESULT = "result"
@@ -56,7 +56,6 @@ class SiloWork:
         self._folder = folder
         self._state = SiloState(folder)
         self._initial = self._client.state()
-        bring_back(folder / RESULT)
         self.announcement = _announcement(self._parts, self._client)
 
     def answer(self, asked: Parcel) -> Parcel:

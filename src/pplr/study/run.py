@@ -11,7 +11,7 @@ from statistics import fmean
 
 from pplr import run_folder
 from pplr.config import load_config
-from pplr.errors import CannotResume, ConfigError, InUse, PplrError, RunError, StorageError
+from pplr.errors import CannotResume, ConfigError, InUse, Occupied, PplrError, RunError, StorageError
 from pplr.federation.events import Event, Observer, ignore
 from pplr.report.folder import read_metrics, read_per_user
 from pplr.report.record import is_record
@@ -111,11 +111,9 @@ def run_cells(
             record_cell(cell, folder, keep)
         except StorageError:
             raise
-        except InUse:
+        except (InUse, Occupied):  # or it has come to its end since this process has looked
             observer(Event("cell_elsewhere", data={"title": cell.title}))
         except PplrError as error:
-            if state_of(find_folder(study_folder, cell)) is State.DONE:
-                continue  # another process has come to its end in the meantime
             failures.append(Failure(cell, error))
             observer(Event("cell_failed", data={"title": cell.title, "error": str(error)}))
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 
-from pplr.errors import RunError
+from pplr.errors import CheckpointError, RunError
 from pplr.pki import Party
 from pplr.trunk.frames import FRAME_BYTES
 
@@ -50,7 +50,8 @@ def lasting(problem: Exception, address: str, server: str = TRUNK) -> RunError |
         return None
     if code is grpc.StatusCode.PERMISSION_DENIED:
         return RunError(f"The {server} at {address} does not let this party in: {details}")
-    return RunError(f"The {server} at {address} ended the session: {details}")
+    kind = CheckpointError if code is grpc.StatusCode.DATA_LOSS else RunError
+    return kind(f"The {server} at {address} ended the session: {details}")
 
 
 def why_refused(problem: Exception, address: str) -> RunError:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
-from pplr.errors import RunError
+from pplr.errors import CheckpointError, RunError
 from pplr.pki import Identity, Role
 from pplr.trunk.desk import Asked
 from pplr.trunk.fields import CLIENTS, COORDINATORS, Contract, Limits
@@ -45,6 +45,7 @@ def status_of(problem: Exception) -> grpc.StatusCode:
         (Idle, grpc.StatusCode.DEADLINE_EXCEEDED),
         (Replaced, grpc.StatusCode.ABORTED),
         (WireError, grpc.StatusCode.INVALID_ARGUMENT),
+        (CheckpointError, grpc.StatusCode.DATA_LOSS),
     )
     return next((status for kind, status in kinds if isinstance(problem, kind)), grpc.StatusCode.FAILED_PRECONDITION)
 

@@ -14,6 +14,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from pplr.data.dataset import Part
 from pplr.errors import PplrError, RunError
 from pplr.evaluation.metrics import DEFAULT_KS, METRICS, metric_key
 from pplr.federation.admission import LARGEST_LOSS
@@ -65,7 +66,7 @@ class FlowerEngine:
     def __init__(self, grid: Grid, silos: Sequence[str], observer: Observer, ks: Sequence[int] = DEFAULT_KS) -> None:
         """Carry tasks to `silos`, and to nobody else; they measure at the list lengths `ks`."""
         self._grid = grid
-        self._metrics = frozenset(metric_key(name, k) for name in METRICS for k in ks)
+        self._ks = frozenset(ks)
         self._run = ""
         self._silos = tuple(sorted(silos))
         self._observe = observer
@@ -178,8 +179,10 @@ class FlowerEngine:
             raise RunError(f"it reports of {report.users:,} users, and has announced fewer")
         if not math.isnan(report.loss) and not 0 <= report.loss <= LARGEST_LOSS:
             raise RunError(f"its loss is {report.loss}")
+        ks = self._ks | {10} if task.part is Part.VALIDATION else self._ks  # rows are chosen by NDCG@10
+        wanted = {metric_key(name, k) for name in METRICS for k in ks}
         for figures in (report.metrics, report.metrics_alone or {}):
-            if figures and figures.keys() != self._metrics:
+            if figures and figures.keys() != wanted:
                 raise RunError("it reports other figures than it was asked for")
             if not all(0 <= value <= 1 for value in figures.values()):
                 raise RunError("it reports figures that are not between 0 and 1")
