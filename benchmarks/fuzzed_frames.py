@@ -184,7 +184,7 @@ class FrameFuzzer:
         header, content = _parted(self._proper())
         about = header["__metadata__"]
         lies: tuple[tuple[str, Any], ...] = (
-            *(("pplr", value) for value in ("", "0", "2", "1.0", "x" * 3000, 1)),
+            *(("pplr", value) for value in ("", "0", "1", "2.0", "x" * 3000, 2)),
             *(("kind", value) for value in ("", "Forward", "shutdown", "hello", "welcome", "x" * 3000, 5, None)),
             *(("number", value) for value in ("", "-1", "1e3", "0x1", "9" * 19, "9" * 3000, 1, "१", " 1")),
             *(

@@ -36,7 +36,7 @@ from pplr.wiring import load_backbone
 from whole_runs import configuration
 
 WIDTH = 16
-PLACEMENT = {"kind": "split", "bottom": 0, "top": 1, "server": "127.0.0.1:1", "pieces": 1, "wait_seconds": 5.0}
+PLACEMENT = {"kind": "split", "bottom": 0, "top": 1, "server": "127.0.0.1:1", "pieces": 1, "wait_seconds": 30.0}
 LIMITS = ("passes=4", "held_tokens=4000", "tokens=2000", "idle_seconds=8", "frame_bytes=1000000")
 
 
