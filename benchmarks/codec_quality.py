@@ -3,9 +3,10 @@
     python benchmarks/codec_quality.py --output benchmarks/results/codec_quality.json --work FOLDER --retail FOLDER
 
 Encoder backbone (MiniLM), k = 2, on MovieTweetings and on UCI Online Retail (`--retail`, a folder with
-`interactions.csv.gz` and `items.csv.gz`). States and gradients travel in the codec in training, validation and test. The
-relative difference of test NDCG@10 to float32 comes with a paired bootstrap interval over users. Runs that are in `--work`
-already are not repeated; about half an hour on two cores.
+`interactions.csv.gz` and `items.csv.gz`); every user is tested. States and gradients travel in the codec in training,
+validation and test. The relative difference of test NDCG@10 to float32 comes with a paired bootstrap interval over users,
+each of whom counts with the mean over the seeds. Runs that are in `--work` already are not repeated, and `--seeds` and
+`--codecs` are those that are run now: two processes may share the work. Eight to ten minutes a run on one core.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from result_file import write_result
 from trunk_server import Server, make_certificates
 
 CODECS = ("float32", "bfloat16", "int8")
+SEEDS = (1, 2, 3)
 CLIENTS = tuple(f"client-{number}" for number in range(5))
 
 
@@ -37,30 +39,53 @@ def main(arguments: list[str] | None = None) -> None:
             "events": str(options.retail / "interactions.csv.gz"),
             "items": str(options.retail / "items.csv.gz"),
         }
-    results = {name: _compared(options, name, section) for name, section in data.items()}
+    for seed in options.seeds:
+        for name, section in data.items():
+            for codec in options.codecs:
+                folder = _folder(options.work, name, seed, codec)
+                if not (folder / "metrics.json").is_file():
+                    _run(_config(options, section, seed, codec), folder)
+    results = {name: _compared(options.work, name) for name in data}
     write_result(options.output, "codec_quality", {"bottom": 2, "target": 0.01, "data": results})
 
 
-def _compared(options: argparse.Namespace, name: str, section: dict[str, Any]) -> dict[str, Any]:
-    tables, wires = {}, {}
+def _folder(work: Path, name: str, seed: int, codec: str) -> Path:
+    return work / f"{name.split(maxsplit=1)[0]}-{seed}-{codec}"
+
+
+def _compared(work: Path, name: str) -> dict[str, Any]:
+    """Return the figures of each codec beside those of float32, with the seeds that both have been run with."""
+    found: dict[str, Any] = {}
+    users = 0
     for codec in CODECS:
-        folder = options.work / f"{name.split(maxsplit=1)[0]}-{codec}"
-        if not (folder / "metrics.json").is_file():
-            _run(_config(options, section, codec), folder)
-        tables[codec] = pl.read_parquet(folder / "per_user.parquet").sort("user")
-        wires[codec] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["cost"]["wire"]
-    reference = tables["float32"]["ndcg@10"].to_numpy()
-    found: dict[str, Any] = {"users": len(reference), "codecs": {}}
-    for codec, table in tables.items():
-        values = table["ndcg@10"].to_numpy()
-        traffic = {way: sum(kind["bytes"] for kind in kinds.values()) for way, kinds in wires[codec].items()}
-        found["codecs"][codec] = {
+        pairs = {}
+        for seed in SEEDS:
+            run_folders = [_folder(work, name, seed, each) for each in ("float32", codec)]
+            if all((folder / "metrics.json").is_file() for folder in run_folders):
+                pairs[seed] = [_figures(folder) for folder in run_folders]
+        if not pairs:
+            continue
+        reference, values = (np.mean([pair[which] for pair in pairs.values()], axis=0) for which in (0, 1))
+        found[codec] = {
+            "seeds": list(pairs),
             "ndcg@10": float(values.mean()),
             "relative_difference": float(values.mean() / reference.mean() - 1),
+            "of_each_seed": [float(value.mean() / base.mean() - 1) for base, value in pairs.values()],
             "interval_95": _interval(values, reference),
-            "gigabytes": sum(traffic.values()) / 1e9,
+            "gigabytes": _gigabytes(_folder(work, name, min(pairs), codec)),
         }
-    return found
+        users = len(values)
+    return {"users": users, "codecs": found}
+
+
+def _figures(folder: Path) -> Any:
+    """Return NDCG@10 of every user, in the order of their ids."""
+    return pl.read_parquet(folder / "per_user.parquet").sort("user")["ndcg@10"].to_numpy()
+
+
+def _gigabytes(folder: Path) -> float:
+    wire = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["cost"]["wire"]
+    return float(sum(kind["bytes"] for kinds in wire.values() for kind in kinds.values()) / 1e9)
 
 
 def _interval(values: Any, reference: Any) -> list[float]:
@@ -69,14 +94,15 @@ def _interval(values: Any, reference: Any) -> list[float]:
     return [float(bound) for bound in np.quantile(ratios, (0.025, 0.975))]
 
 
-def _config(options: argparse.Namespace, section: dict[str, Any], codec: str) -> Config:
+def _config(options: argparse.Namespace, section: dict[str, Any], seed: int, codec: str) -> Config:
     values = {
         "name": "codec",
+        "seed": seed,
         "data": section,
-        "backbone": {"kind": "encoder", "model": options.model},
+        "backbone": {"kind": "encoder", "model": options.model, "history_items": 5, "attributes": ()},
         "federation": {"rounds": options.rounds},
-        "training": {"learning_rate": 3e-3, "batch_tokens": 1024, "max_examples": options.examples},
-        "evaluation": {"max_users": options.users, "baselines": False, "examples": 0},
+        "training": {"learning_rate": 3e-3, "batch_tokens": 256, "max_examples": options.examples},
+        "evaluation": {"validation_users": 100, "select_by": "loss", "baselines": False, "examples": 0},
         "placement": {"kind": "split", "bottom": 2, "server": "127.0.0.1:1", "codec": codec},
     }
     return parse_config(values, Path())
@@ -100,9 +126,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for the run folders")
     parser.add_argument("--retail", type=Path, help="folder of UCI Online Retail")
     parser.add_argument("--model", default="minilm")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--examples", type=int, default=1000)
-    parser.add_argument("--users", type=int, default=300, help="held-out users per client")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--examples", type=int, default=2000)
+    parser.add_argument("--seeds", type=int, nargs="+", choices=SEEDS, default=list(SEEDS))
+    parser.add_argument("--codecs", nargs="+", choices=CODECS, default=list(CODECS))
     return parser.parse_args(arguments)
 
 

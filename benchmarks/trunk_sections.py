@@ -53,14 +53,16 @@ def codecs(r: Result) -> str:
                     f"{figures['gigabytes']:.2f}",
                     f"{figures['ndcg@10']:.4f}",
                     f"{100 * figures['relative_difference']:+.2f}% ({100 * low:+.2f} to {100 * high:+.2f})",
+                    ", ".join(f"{100 * each:+.2f}%" for each in figures["of_each_seed"]),
                 ]
             )
-    users = ", ".join(f"{found['users']} users of {data}" for data, found in r["data"].items())
+    users = ", ".join(f"{found['users']:,} users of {data}" for data, found in r["data"].items())
     return (
         f"The same federated runs through a trunk's server, k = {r['bottom']}, with each codec in training, validation and "
-        f"test: {users}. NDCG@10 relative to float32, with a paired bootstrap interval of 95% over users. Target: int8 halves "
-        f"the bytes of bfloat16 and costs less than {percent(r['target'])}.\n\n"
-        + table(["data", "codec", "GB on the wire", "NDCG@10", "against float32"], rows)
+        f"test: {users}. NDCG@10 relative to float32 of the same seeds; each user counts with the mean over them, and a paired "
+        f"bootstrap over users gives the interval of 95%. Target: int8 halves the bytes of bfloat16 and costs less than "
+        f"{percent(r['target'])}.\n\n"
+        + table(["data", "codec", "GB on the wire", "NDCG@10", "against float32", "of each seed"], rows)
     )
 
 
