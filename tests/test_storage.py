@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pplr import storage
 from pplr.errors import StorageError
 from pplr.federation.events import Event, EventLog
 from pplr.storage import bring_back, write_file, write_folder
@@ -63,6 +64,21 @@ def test_what_cannot_be_filled_changes_nothing(tmp_path):
     assert content(tmp_path / "folder") == {"file": "old"}
     assert (tmp_path / "file").read_text() == "old"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("write", [write_file, write_folder])
+def test_a_new_name_is_on_the_disk_when_it_has_been_given(tmp_path, monkeypatch, write):
+    """After a loss of power too: the folder that holds the name is flushed, and after it was given."""
+    path, there = tmp_path / "kept", []
+    sync = storage._sync
+
+    def seen(flushed: Path) -> None:
+        there.append((flushed, path.exists()))
+        sync(flushed)
+
+    monkeypatch.setattr(storage, "_sync", seen)
+    write(path, lambda new: (new / "file" if new.is_dir() else new).write_text("new"))
+    assert there[-1] == (tmp_path, True)
 
 
 def test_nothing_in_an_events_data_takes_the_place_of_its_name_or_client(tmp_path):
