@@ -114,6 +114,15 @@ class Config(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _has_no_lower_ranks_at_a_server(self) -> Self:
+        if self.backbone.adapter.ranks and self.placement.kind == "split" and self.placement.server is not None:
+            raise ValueError(
+                "backbone.adapter.ranks cuts whole rows, and a part of each is at the trunk's server. Leave "
+                "placement.server or the ranks out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_rounds_for_a_server(self) -> Self:
         if self.federation.rounds == 0 and self.placement.kind == "split" and self.placement.server is not None:
             raise ValueError("federation.rounds = 0 leaves the trunk's server without rows. Leave placement.server out")

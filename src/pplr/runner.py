@@ -107,8 +107,9 @@ def _train(folder: Path, parts: Parts, resume: bool, observe: Observer) -> RunRe
     going_on = resume and bool(store.rounds())
     layout = parts.backbone.layout
     row = layout.initial_row(config.seed)[: layout.shared].to(parts.backbone.device)
+    engine = InProcessEngine(trainers)
     coordinator = Coordinator(
-        InProcessEngine(trainers),
+        engine,
         config.strategy,
         config.federation,
         row,
@@ -118,6 +119,7 @@ def _train(folder: Path, parts: Parts, resume: bool, observe: Observer) -> RunRe
         trunk=None if parts.trunk is None else parts.trunk.control(fresh=not going_on),
         aggregator=config.strategy.aggregator(layout, row),
         audit=AuditLog(folder),
+        ranks=parts.ranks([client.name for client in engine.clients]),
         observer=observe,
     )
     if going_on:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from pplr.models.hub.parts import load_parts
 from pplr.models.layout import Layout
 from pplr.models.parts import Which
 from pplr.models.parts.settings import CataloguePlacement, PlacementSettings, SplitPlacement
+from pplr.models.ranks import RankLimits
 from pplr.models.settings import EncoderSettings, GenerativeSettings, SequenceSettings
 from pplr.models.text import item_texts
 from pplr.models.vectors import encode, tokenise
@@ -116,6 +117,14 @@ class Parts:
                 client.limit_examples(count)
         return clients
 
+    def ranks(self, clients: Sequence[str]) -> RankLimits:
+        """Return the ranks of those clients that have lower ones.
+
+        Raises:
+            ConfigError: one of them is not there.
+        """
+        return RankLimits(self.backbone.layout, self.config.backbone.adapter.ranks, clients)
+
     def fusion(self, users: Ints) -> Fusion | None:
         """Return what a client that owns `users` counts beside its model, or None where nothing is asked for."""
         settings = self.config.fusion
@@ -142,6 +151,7 @@ class Parts:
                 None if self.trunk is None else StubTrunk(self.trunk.link(owner.name)),
                 self.config.strategy.local_objective,
                 self.fusion(owner.users),
+                self.config.backbone.adapter.ranks.get(owner.name),
             )
             for owner in owners
         ]

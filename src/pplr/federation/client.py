@@ -21,6 +21,7 @@ from pplr.federation.messages import ClientInfo, EvaluateTask, Report, TrainTask
 from pplr.federation.strategies import LocalObjective
 from pplr.fusion import FusedScorer, Fusion, Given, Learned, Weights
 from pplr.models.backbone import Backbone, CatalogueScorer
+from pplr.models.ranks import cut_
 from pplr.seeds import numpy_generator
 from pplr.training import Place, Pull, StepProgress, TrainingSettings, mean_loss, train_locally
 from pplr.trunk.stub import StubTrunk
@@ -75,10 +76,12 @@ class Client:
         trunk: StubTrunk | None = None,
         objective: LocalObjective = LocalObjective(),  # noqa: B008 - frozen
         fusion: Fusion | None = None,
+        rank: int | None = None,
     ) -> None:
         """Make a client; with a `trunk` that a server holds, the backbone's trunk is that one.
 
-        With a `fusion` it is tested, and recommends, by its model and its own statistics together.
+        With a `fusion` it is tested, and recommends, by its model and its own statistics together. Of adapters it has
+        the first `rank` components, where that is given.
         """
         self._data = data
         self._backbone = backbone if trunk is None else backbone.behind(trunk)
@@ -88,6 +91,7 @@ class Client:
         self._seed = seed
         self._objective = objective
         self._fusion = fusion
+        self._rank = rank
         self._every_example = self._examples = backbone.examples(data.training)
         self._queries = {
             Part.VALIDATION: self._sampled(data.validation, Part.VALIDATION, measuring.limit(Part.VALIDATION)),
@@ -95,7 +99,7 @@ class Client:
         }
         self.info = ClientInfo(data.name, len(self._examples))
         shared = backbone.layout.shared
-        initial = backbone.layout.initial_row(seed).to(backbone.device)
+        initial = self._cut(backbone.layout.initial_row(seed).to(backbone.device))
         self.private: Tensor = initial[shared:].clone()
         self.personal: Tensor | None = None if objective.personal is None else initial
         self.best: Tensor | None = None
@@ -149,7 +153,12 @@ class Client:
 
     def row(self, shared: Tensor) -> Tensor:
         """Return the whole row [P]: the given shared part [S] and this client's private part."""
-        return torch.cat([shared.to(self.private), self.private])
+        return self._cut(torch.cat([shared.to(self.private), self.private]))
+
+    def _cut(self, row: Tensor) -> Tensor:
+        if self._rank is not None:
+            cut_(self._backbone.layout, row, self._rank)
+        return row
 
     def train(self, task: TrainTask, report: Callable[[StepProgress], None] | None = None) -> Update:
         """Return the update after local training from `task.row`; the private part is remembered."""

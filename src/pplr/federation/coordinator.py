@@ -26,6 +26,7 @@ from pplr.federation.messages import EvaluateTask, Report, TrainTask
 from pplr.federation.settings import FederationSettings
 from pplr.federation.strategies import Aggregator, Cohort, Mixing, Strategy
 from pplr.models.bank import AdapterBank, gram, squared_distances
+from pplr.models.ranks import RankLimits
 from pplr.seeds import numpy_generator
 from pplr.trunk.control import TrunkControl
 
@@ -66,11 +67,13 @@ class Coordinator:
         trunk: TrunkControl | None = None,
         aggregator: Aggregator | None = None,
         audit: AuditLog | None = None,
+        ranks: RankLimits | None = None,
         observer: Observer,
     ) -> None:
         """Make a coordinator; `trunk` is the server of a split model's layers, whose rows take part there.
 
-        `aggregator` is the strategy's, where it has one; `audit` is told of every round.
+        `aggregator` is the strategy's, where it has one; `audit` is told of every round; `ranks` are those of clients
+        with lower ones than the rows are made for.
         """
         self._engine = engine
         self._strategy = strategy
@@ -82,8 +85,11 @@ class Coordinator:
         self._aggregator = aggregator
         self._audit = audit
         self._audited: Head | None = None
+        self._ranks = ranks
         self._observe = observer
         self.bank = AdapterBank.of_equal_rows([client.name for client in engine.clients], initial_row)
+        if ranks is not None:
+            ranks.cut_(self.bank.rows)
         self.progress = Progress([])
 
     def resume(self) -> None:
@@ -275,6 +281,8 @@ class Coordinator:
             self.bank.mix_(torch.from_numpy(mixing.matrix))
             if self._trunk is not None:
                 self._trunk.mix(torch.from_numpy(mixing.matrix), number)
+        if self._ranks is not None:
+            self._ranks.cut_(self.bank.rows)
         return mixing
 
     def _gram(self, received: Tensor | None) -> NDArray[np.float64]:

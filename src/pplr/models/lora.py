@@ -11,11 +11,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from pplr.errors import ConfigError, ModelError, nearest
@@ -51,6 +51,19 @@ class AdapterSettings(BaseModel):
     targets: tuple[str, ...] = Field(
         (), description="Names of the linear maps to adapt; empty: queries and values of every layer."
     )
+    ranks: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        {}, description="Lower ranks of single clients, such as { client-0 = 2 }; the others have the rank above."
+    )
+
+    @model_validator(mode="after")
+    def _ranks_fit(self) -> Self:
+        for name, rank in self.ranks.items():
+            if rank > self.rank:
+                raise ValueError(
+                    f"adapter.ranks gives client {name!r} the rank {rank}, and rows are made for adapter.rank = "
+                    f"{self.rank}. Raise adapter.rank, which is the highest of all"
+                )
+        return self
 
 
 FACTOR_A, FACTOR_B = ".lora_A", ".lora_B"

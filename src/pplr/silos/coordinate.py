@@ -23,6 +23,7 @@ from pplr.federation.events import Event, EventLog, Observer
 from pplr.federation.messages import EvaluateTask, Report
 from pplr.models.hub import Kind, ModelFiles
 from pplr.models.layout import Layout
+from pplr.models.ranks import RankLimits
 from pplr.run_folder import CHECKPOINTS, EVENTS, METRICS
 from pplr.silos.announcement import Agreement, Announcement, agreed, other_settings, row_digest
 from pplr.silos.codec import numbers
@@ -147,6 +148,7 @@ def _train(config: Config, folder: Path, met: Met, observe: Observer, *, resume:
         trunk=None if trunk is None else trunk.control(fresh=not going_on, forgotten=forgotten(folder)),
         aggregator=config.strategy.aggregator(met.layout, met.row),
         audit=AuditLog(folder),
+        ranks=RankLimits(met.layout, config.backbone.adapter.ranks, [info.name for info in met.engine.clients]),
         observer=observe,
     )
     if going_on:

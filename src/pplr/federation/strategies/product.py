@@ -91,8 +91,8 @@ def refactored(pairs: Sequence[tuple[Tensor, Tensor]], weights: Floats) -> tuple
     """Return A [rank, in] and B [out, rank] with B A the best approximation of sum of weights times B_i A_i.
 
     The product is never written out where the factors are thinner: QR of all factors side by side leaves a small core to
-    decompose. A gets orthogonal rows, of the mean length of the rows of all A_i, and B the rest: B is zero at the start
-    of training, and steps depend on A's size. Signs are such that each row's largest entry is positive.
+    decompose. A gets orthogonal rows, of the mean length of the rows of all A_i that are not zero, and B the rest: B is
+    zero at the start of training, and steps depend on A's size. Signs are such that each row's largest entry is positive.
     """
     rank = pairs[0][1].shape[0]
     tall = torch.cat([weight * b.double() for (b, _), weight in zip(pairs, weights, strict=True)], dim=1)
@@ -106,7 +106,7 @@ def refactored(pairs: Sequence[tuple[Tensor, Tensor]], weights: Floats) -> tuple
         u, sizes, v = torch.linalg.svd(tall @ wide, full_matrices=False)
     u, sizes, v = u[:, :rank], sizes[:rank], v[:rank]
     signs = torch.gather(v, 1, v.abs().argmax(1, keepdim=True)).sign()
-    length = torch.stack([a.double().square().sum() / rank for _, a in pairs]).mean().sqrt()
+    length = torch.stack([a.double().square().sum() / max(1, int(a.any(1).sum())) for _, a in pairs]).mean().sqrt()
     length = length if length > 0 else torch.ones_like(length)
     a = v * signs * length
     b = u * signs.T * sizes / length

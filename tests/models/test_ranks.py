@@ -1,0 +1,134 @@
+"""Clients with adapters of lower rank: against runs of that rank, against NumPy's decomposition, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import pplr
+from pplr.errors import ConfigError
+from pplr.models.layout import Layout, ParameterSpec, kaiming, normal
+from pplr.models.ranks import RankLimits, cut_
+from whole_runs import assert_same_result, configuration
+
+SMALL = {
+    "federation": {"rounds": 2},
+    "evaluation": {"max_users": 5, "baselines": False},
+    "training": {"epochs": 1, "batch_tokens": 3000, "max_examples": 30},
+}
+SHOPS = ("shop-0", "shop-1", "shop-2")
+LAYOUT = Layout(
+    [
+        ParameterSpec("q.lora_A", (4, 6), kaiming),
+        ParameterSpec("q.lora_B", (5, 4), normal(1.0)),
+        ParameterSpec("v.lora_A", (4, 3), kaiming, private=True),
+        ParameterSpec("v.lora_B", (2, 4), normal(1.0), private=True),
+        ParameterSpec("bias", (3,), normal(1.0)),
+    ]
+)
+
+
+def run(files, folder, strategy, kind="generative", **adapter):
+    config = configuration(files, kind, strategy=strategy, **SMALL)
+    backbone = config.backbone.model_copy(update={"adapter": type(config.backbone.adapter)(**adapter)})
+    config = config.model_copy(update={"backbone": backbone})
+    return pplr.run(config, folder).metrics
+
+
+def adapters(folder):
+    return {name: load_file(folder / "adapters" / name / "adapter_model.safetensors") for name in SHOPS}
+
+
+def components(adapter):
+    """Which components some factor has, over all adapters; A and B must say the same."""
+    found = {}
+    for name, factor in adapter.items():
+        if "lora_A" in name:
+            found.setdefault("A", set()).update(torch.nonzero(factor.any(1))[:, 0].tolist())
+        elif "lora_B" in name:
+            found.setdefault("B", set()).update(torch.nonzero(factor.any(0))[:, 0].tolist())
+    assert found["A"] == found["B"]
+    return found["A"]
+
+
+@pytest.mark.parametrize("rank", [1, 3, 4])
+@pytest.mark.parametrize("length", [LAYOUT.shared, LAYOUT.size])
+def test_the_product_of_a_cut_row_is_that_of_its_first_components(rank, length):
+    whole = LAYOUT.initial_row(3)[:length]
+    row = whole.clone()
+    cut_(LAYOUT, row, rank)
+    before, after = LAYOUT.views(whole), LAYOUT.views(row)
+    for stem in {name.split(".")[0] for name in before if "lora" in name}:
+        a, b = before[f"{stem}.lora_A"], before[f"{stem}.lora_B"]
+        expected = sum(torch.outer(b[:, i], a[i]) for i in range(rank))
+        torch.testing.assert_close(after[f"{stem}.lora_B"] @ after[f"{stem}.lora_A"], expected)
+    assert torch.equal(after["bias"], before["bias"])
+
+
+def test_only_the_rows_of_clients_that_are_named_are_cut():
+    rows = LAYOUT.initial_row(1).repeat(3, 1)
+    RankLimits(LAYOUT, {"b": 1}, ("a", "b", "c")).cut_(rows)
+    assert torch.equal(rows[0], rows[2])
+    assert not LAYOUT.views(rows[1])["q.lora_A"][1:].any()
+    assert LAYOUT.views(rows[0])["q.lora_A"][1:].any()
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "pplr", "product", "ditto", "fedper"])
+def test_if_all_have_a_lower_rank_it_is_a_run_of_that_rank(files, tmp_path, strategy):
+    low = run(files, tmp_path / "low", {"kind": strategy}, rank=2, scale=4.0)
+    cut = run(files, tmp_path / "cut", {"kind": strategy}, rank=4, scale=8.0, ranks=dict.fromkeys(SHOPS, 2))
+    for name in SHOPS:
+        for one, other in zip(low["rounds"], cut["rounds"], strict=True):
+            np.testing.assert_allclose(
+                one["clients"][name]["training_loss"], other["clients"][name]["training_loss"], rtol=1e-5
+            )
+    for name in SHOPS:
+        one, other = adapters(tmp_path / "low")[name], adapters(tmp_path / "cut")[name]
+        for key, factor in one.items():
+            wide = other[key][:2] if "lora_A" in key else other[key][:, :2]
+            torch.testing.assert_close(factor, wide, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("strategy", ["pplr", "product"])
+def test_each_client_has_the_components_of_its_own_rank(files, tmp_path, strategy):
+    ranks = {"shop-0": 1, "shop-2": 3}
+    run(files, tmp_path / "run", {"kind": strategy}, rank=4, ranks=ranks)
+    found = {name: components(adapter) for name, adapter in adapters(tmp_path / "run").items()}
+    assert found == {"shop-0": {0}, "shop-1": {0, 1, 2, 3}, "shop-2": {0, 1, 2}}
+
+
+def test_a_run_with_ranks_goes_on_where_it_was_stopped(files, tmp_path):
+    config = configuration(files, "generative", strategy={"kind": "product"}, **SMALL)
+    adapter = config.backbone.adapter.model_copy(update={"ranks": {"shop-1": 2}})
+    config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"adapter": adapter})})
+    pplr.run(config, tmp_path / "straight")
+
+    class Stop(Exception):
+        pass
+
+    def stop(event):
+        if event.name == "round_started" and event.round == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        pplr.run(config, tmp_path / "broken", observer=stop)
+    pplr.run(config, tmp_path / "broken", resume=True)
+    assert_same_result(tmp_path / "broken", tmp_path / "straight")
+
+
+def test_ranks_of_nobody_and_ranks_without_adapters_are_refused(files, tmp_path):
+    with pytest.raises(ConfigError, match=r"names the client 'shop_1'.*Did you mean 'shop-1'\?"):
+        run(files, tmp_path / "nobody", {"kind": "fedavg"}, ranks={"shop_1": 2})
+    with pytest.raises(ConfigError, match="this backbone trains none"):
+        run(files, tmp_path / "none", {"kind": "fedavg"}, kind="sequence", ranks={"shop-1": 2})
+    backbone = {"kind": "encoder", "model": str(files / "bert"), "adapter": {"rank": 2, "ranks": {"shop-1": 3}}}
+    with pytest.raises(
+        ConfigError,
+        match=r"adapter\.ranks gives client .shop-1. the rank 3, and rows are made for adapter\.rank = 2\. Raise",
+    ):
+        configuration(files, backbone=backbone)
+    placement = {"kind": "split", "server": "127.0.0.1:1"}
+    with pytest.raises(ConfigError, match=r"Leave placement\.server or the ranks out"):
+        configuration(files, backbone={**backbone, "adapter": {"ranks": {"shop-1": 3}}}, placement=placement)
