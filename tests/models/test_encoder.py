@@ -117,6 +117,29 @@ def test_sampled_negatives_are_targets_of_the_batch_and_draws():
     assert float(still.total) == pytest.approx(float(over_all.total), rel=1e-6), "measured over the whole catalogue"
 
 
+@pytest.mark.parametrize("negatives", [0, 4])
+def test_among_its_own_items_a_client_leaves_the_bias_of_all_others_where_it_is(negatives):
+    tested = backbone(contrast="own", negatives=negatives)
+    examples = tested.examples(DATA.training().select(np.arange(3)))
+    known = sorted({*examples.histories.values.tolist(), *examples.targets.tolist()})
+    assert negatives < len(known) < 30
+    trained = TrainableRow(tested.layout, random_row(tested.layout))
+    catalogue, rows = tested.encode_catalogue(trained.frozen()), np.array([0, 2])
+    torch.manual_seed(4)
+    loss = tested.loss(trained.named, catalogue, examples, rows, training=True)
+    torch.manual_seed(4)
+    drawn_seed()
+    drawn = torch.randint(len(known), (negatives,)).tolist()
+    columns = sorted({*(known[i] for i in drawn), *examples.targets[rows].tolist()}) if negatives else known
+    expected = 0.0
+    for i in rows:
+        scores = plain_scores(tested, trained.frozen(), examples.histories[i].tolist()).double()
+        expected += float(scores[columns].exp().sum().log() - scores[examples.targets[i]])
+    assert float(loss.total.detach()) == pytest.approx(expected, rel=1e-4)
+    loss.total.backward()
+    assert torch.nonzero(trained.named["bias"].grad)[:, 0].tolist() == columns
+
+
 ENCODER = backbone(history_items=6, history_tokens=30)
 
 

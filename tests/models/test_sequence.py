@@ -85,6 +85,43 @@ def test_loss_equals_a_naive_computation(plain):
     assert float(loss.total) == pytest.approx(expected, rel=1e-5)
 
 
+def test_among_its_own_items_a_client_leaves_all_others_where_they_are(plain):
+    own = tiny.sequence_backbone(DATA, layers=2, dropout=0.0, contrast="own")
+    row = random_row(own.layout)
+    examples = own.examples(DATA.training().select(np.arange(3)))
+    rows, known = np.array([0, 2]), sorted({*examples.windows.values.tolist()})
+    assert 2 < len(known) < 30
+    expected = 0.0
+    for i in rows:
+        window = examples.windows[i]
+        logits = naive_logits(own.layout.views(row), own.vectors, window[:-1], layers=2, heads=2)
+        for position in range(len(window) - 1 - examples.scored[i], len(window) - 1):
+            expected -= log_likelihood(logits[position][known], known.index(window[position + 1]))
+    trained = TrainableRow(own.layout, row)
+    loss = own.loss(trained.named, None, examples, rows, training=True)
+    total = float(loss.total.detach())
+    assert total == pytest.approx(expected, rel=1e-5)
+    loss.total.backward()
+    for name in ("residual", "bias"):
+        moved = trained.named[name].grad.reshape(30, -1).any(1)
+        assert torch.nonzero(moved)[:, 0].tolist() == known
+    for measured in (own, plain):
+        found = measured.loss(own.layout.views(row), None, examples, rows, training=False)
+        assert float(found.total) > total * 1.01, "measured over the whole catalogue"
+
+
+def test_whose_items_are_all_items_learns_the_same_either_way(plain):
+    own = tiny.sequence_backbone(DATA, layers=2, dropout=0.0, contrast="own")
+    examples = own.examples(DATA.training())
+    assert len(examples.items) == 30
+    found = []
+    for backbone in (own, plain):
+        trained = TrainableRow(backbone.layout, random_row(backbone.layout))
+        backbone.loss(trained.named, None, examples, np.arange(9), training=True).total.backward()
+        found.append(trained.gradient)
+    torch.testing.assert_close(*found)
+
+
 def test_query_examples_score_only_the_target(plain):
     queries = Queries(np.array([0]), Ragged.from_rows([[3, 1, 4, 1, 5, 9, 2, 6]]), Ragged.from_rows([[7, 8]]))
     examples = plain.query_examples(queries)

@@ -23,6 +23,8 @@ from pplr.models.parts.passing import Trunk
 
 Parameters = Mapping[str, Tensor]
 Refresh = Literal["round", "epoch"]
+Contrast = Literal["catalogue", "own"]
+"""Among which items a target is to be found in training: all, or those that occur in the client's training examples."""
 
 
 class Examples(Protocol):

@@ -15,6 +15,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
-from pplr.models.backbone import Backbone, CatalogueScorer, Loss, Parameters, Refresh
+from pplr.models.backbone import Backbone, CatalogueScorer, Contrast, Loss, Parameters, Refresh
 from pplr.models.batching import padded, sorted_batches
 from pplr.models.examples import next_items
 from pplr.models.layout import Layout, ParameterSpec, zeros
@@ -59,6 +60,11 @@ class EncoderSettings(BaseModel):
     negatives: int = Field(
         0, ge=0, description="Sampled negatives of the loss, shared by a batch; 0 takes the whole catalogue."
     )
+    contrast: Contrast = Field(
+        "catalogue",
+        description="Items from which training tells the chosen one apart: the whole catalogue, or those of the client's own "
+        "events, so that items nobody has chosen yet are not pushed down.",
+    )
     second_stage: float = Field(
         0.5, ge=0, le=1, description="Share of the rounds after which item vectors are encoded once a round only."
     )
@@ -80,6 +86,11 @@ class HistoryExamples:
     histories: Ragged
     targets: Ints
     lengths: Ints
+
+    @cached_property
+    def items(self) -> Ints:
+        """The item codes that occur, ascending."""
+        return np.unique(np.concatenate([self.histories.values, self.targets]))
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -147,14 +158,16 @@ class EncoderBackbone(Backbone[HistoryExamples]):
     def loss(
         self, parameters: Parameters, catalogue: Tensor | None, examples: HistoryExamples, rows: Ints, training: bool
     ) -> Loss:
-        """Return the cross-entropy of the next items, summed over `rows`."""
+        """Return the cross-entropy of the next items, summed over `rows`: in training over what `contrast` says."""
         vectors = self.encode_catalogue(parameters) if catalogue is None else catalogue
         if vectors is None:
             raise ValueError("The encoder's loss needs item vectors.")
         histories = examples.histories.select(rows)
         states = self._read(parameters, list(histories), training)
         targets = torch.from_numpy(examples.targets[rows]).to(self.device)
-        logits, wanted = self._logits(parameters, states, vectors, targets, training)
+        own = training and self.settings.contrast == "own"
+        among = torch.from_numpy(examples.items).to(self.device) if own else None
+        logits, wanted = self._logits(parameters, states, vectors, targets, training, among)
         total = F.cross_entropy(logits, wanted, reduction="sum")
         return Loss(total, len(rows), int(examples.lengths[rows].sum()))
 
@@ -175,13 +188,22 @@ class EncoderBackbone(Backbone[HistoryExamples]):
         return scores + parameters["bias"] if "bias" in parameters else scores
 
     def _logits(
-        self, p: Parameters, states: Tensor, vectors: Tensor, targets: Tensor, training: bool
+        self,
+        p: Parameters,
+        states: Tensor,
+        vectors: Tensor,
+        targets: Tensor,
+        training: bool,
+        among: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        columns = None
-        if training and 0 < self.settings.negatives < self.items:
-            drawn = torch.randint(self.items, (self.settings.negatives,)).to(self.device)
-            columns, wanted = torch.unique(torch.cat([targets, drawn]), return_inverse=True)
-            vectors, targets = vectors[columns], wanted[: len(targets)]
+        """Return logits of the items `among` (codes, ascending; None for all), and the targets' places in them."""
+        columns, count = among, self.items if among is None else len(among)
+        if training and 0 < self.settings.negatives < count:
+            drawn = torch.randint(count, (self.settings.negatives,)).to(self.device)
+            drawn = drawn if among is None else among[drawn]
+            columns = torch.unique(torch.cat([targets, drawn]))
+        if columns is not None:
+            vectors, targets = vectors[columns], torch.searchsorted(columns, targets)
         logits = states @ vectors.T / self.settings.temperature
         if "bias" in p:
             logits = logits + (p["bias"] if columns is None else p["bias"][columns])

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
-from pplr.models.backbone import Backbone, CatalogueScorer, Loss, Parameters
+from pplr.models.backbone import Backbone, CatalogueScorer, Contrast, Loss, Parameters
 from pplr.models.batching import padded, sorted_batches
 from pplr.models.item_reader import ItemReader, Lesson
 from pplr.models.layout import Layout, ParameterSpec, kaiming, zeros
@@ -57,6 +58,11 @@ class SequenceSettings(BaseModel):
         "the coordinator which items a silo has seen.",
     )
     bias: Where = Field("shared", description="A trained popularity bias per item; private keeps it from mixing.")
+    contrast: Contrast = Field(
+        "catalogue",
+        description="Items from which training tells the chosen one apart: the whole catalogue, or those of the client's own "
+        "events, so that items nobody has chosen yet are not pushed down.",
+    )
     attributes: tuple[str, ...] | None = Field(
         None, description="Item columns that the text contains beside the title; absent: all of them."
     )
@@ -108,6 +114,11 @@ class ItemSequences:
     def lengths(self) -> Ints:
         """[rows] items that the transformer reads."""
         return self.windows.lengths - 1
+
+    @cached_property
+    def items(self) -> Ints:
+        """The item codes that occur, ascending."""
+        return np.unique(self.windows.values)
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -213,11 +224,12 @@ class SequenceBackbone(Backbone[ItemSequences]):
     def loss(
         self, parameters: Parameters, catalogue: Tensor | None, examples: ItemSequences, rows: Ints, training: bool
     ) -> Loss:
-        """Return the cross-entropy over the whole catalogue, summed over the scored positions of `rows`."""
+        """Return the cross-entropy, summed over the scored positions of `rows`: in training over what `contrast` says."""
         seen = examples.windows.select(rows).values if training and self.lora is not None else None
         vectors = self._vectors(parameters, catalogue, seen)
         dropout = self.settings.dropout if training else 0.0
-        return self._loss(parameters, self._embeddings(parameters, vectors), examples, rows, dropout)
+        among = self._among(examples) if training else None
+        return self._loss(parameters, self._embeddings(parameters, vectors), examples, rows, dropout, among)
 
     def end_round(
         self,
@@ -244,24 +256,34 @@ class SequenceBackbone(Backbone[ItemSequences]):
         """
         vectors = self.vectors if catalogue is None else catalogue
         table = self._embeddings(parameters, vectors).detach().requires_grad_()
-        targets = 0
+        targets, among = 0, self._among(examples)
         for rows in sorted_batches(examples.lengths, batch_tokens):
-            loss = self._loss(parameters, table, examples, rows, dropout=0.0)
+            loss = self._loss(parameters, table, examples, rows, 0.0, among)
             loss.total.backward()  # type: ignore[no-untyped-call]
             targets += loss.targets
         if table.grad is None:
             return torch.zeros_like(vectors)
         return (table.grad @ parameters["projection"]).div_(self._deviation * max(targets, 1))
 
-    def _loss(self, p: Parameters, table: Tensor, examples: ItemSequences, rows: Ints, dropout: float) -> Loss:
+    def _among(self, examples: ItemSequences) -> Tensor | None:
+        """Return the codes of the items that training tells apart, ascending; None for the whole catalogue."""
+        if self.settings.contrast == "catalogue":
+            return None
+        return torch.from_numpy(examples.items).to(self.device)
+
+    def _loss(
+        self, p: Parameters, table: Tensor, examples: ItemSequences, rows: Ints, dropout: float, among: Tensor | None
+    ) -> Loss:
         items, mask = padded(list(examples.windows.select(rows)), self.device)
         scored = torch.from_numpy(examples.scored[rows]).to(self.device)
         newest = mask.sum(1, keepdim=True) - 1 - torch.arange(mask.shape[1] - 1, device=self.device)
         chosen = (newest > 0) & (newest <= scored.unsqueeze(1))  # position t predicts item t + 1
         # the gradient of `table[items]` adds the rows of repeated items in an order that varies with the threads' timing
         states = self._states(p, F.embedding(items[:, :-1], table), dropout)
-        logits = self._logits(p, table, states[chosen])
+        logits = self._logits(p, table, states[chosen], among)
         targets = items[:, 1:][chosen]
+        if among is not None:
+            targets = torch.searchsorted(among, targets)
         total = F.cross_entropy(logits, targets, reduction="sum")
         return Loss(total, len(targets), int(examples.lengths[rows].sum()))
 
@@ -309,9 +331,12 @@ class SequenceBackbone(Backbone[ItemSequences]):
     def _states(self, p: Parameters, items: Tensor, dropout: float) -> Tensor:
         return hidden_states(p, items, layers=self.settings.layers, heads=self.settings.heads, dropout=dropout)
 
-    def _logits(self, p: Parameters, table: Tensor, states: Tensor) -> Tensor:
-        logits = F.linear(states * self.settings.width**-0.5, table)
-        return logits + p["bias"] if "bias" in p else logits
+    def _logits(self, p: Parameters, table: Tensor, states: Tensor, among: Tensor | None = None) -> Tensor:
+        scored = table if among is None else F.embedding(among, table)
+        logits = F.linear(states * self.settings.width**-0.5, scored)
+        if "bias" not in p:
+            return logits
+        return logits + (p["bias"] if among is None else p["bias"].index_select(0, among))
 
 
 @dataclass(frozen=True)
