@@ -55,11 +55,13 @@ class Hosted:
     Attributes:
         names: the clients in it.
         pipe: what to it is said, and what it answers.
+        heard: it has answered since it was started, as far as anybody has looked.
     """
 
     def __init__(self, work: Callable[..., None], names: tuple[str, ...], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self.names = names
+        self.heard = False
         self.pipe, there = context.Pipe()
         self._process = context.Process(target=work, args=(there, *arguments), daemon=True)
         self._process.start()

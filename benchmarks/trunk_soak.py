@@ -100,7 +100,7 @@ class Soak:
         control = access.control(fresh=True)
         control.begin_round(0)
         for host in self._idle:
-            self._answer_of(host)
+            host.heard = bool(self._answer_of(host))
         clients = len(self._plan.clients)
         mixing = 0.8 * torch.eye(clients, dtype=torch.float64) + 0.2 / clients
         self._begun = time.monotonic()
@@ -151,7 +151,7 @@ class Soak:
             hosts = [host for host in self._active if host.names[0] in missing]
             ready = wait([host.pipe for host in hosts], max(0.0, min(1.0, self._next_kill - time.monotonic())))
             for host in [host for host in hosts if host.pipe in ready]:
-                (round_number, steps), heard = host.pipe.recv(), time.monotonic()
+                (round_number, steps), heard, host.heard = host.pipe.recv(), time.monotonic(), True
                 if round_number == number:
                     missing.discard(host.names[0])
                     self._counts["steps"] += steps
@@ -164,8 +164,14 @@ class Soak:
         self._counts["rounds"] += 1
 
     def _kill(self, training: set[str]) -> None:
-        """Kill a process drawn at random, and start it again; whoever was `training` has its round to do again."""
-        everybody = [*self._active, *self._idle]
+        """Kill a process drawn at random, and start it again; whoever was `training` has its round to do again.
+
+        One that was started again and has not answered since is left alone: on a busy machine nobody would ever answer.
+        """
+        idle = [host for host in self._idle if host.heard or host.pipe.poll()]
+        everybody = [*(host for host in self._active if host.heard), *idle]
+        if not everybody:
+            return
         victim = everybody[int(self._random.integers(len(everybody)))]
         self._counts["kills"] += 1
         self._counts["sessions_killed"] += len(victim.names)
