@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import pplr
 import tiny
 from pplr.data.dataset import Part
 from pplr.models.hub import Kind
@@ -317,3 +318,22 @@ def test_what_sasrec_is_given_holds_no_target_and_its_vectors_rank_by_dot_produc
     others = np.setdiff1d(np.arange(items), known)
     assert (scores[:, others].max(axis=1) < scores[:, known].min(axis=1)).all()
     assert len(np.unique(scores[0, known])) == 1
+
+
+def test_buckets_of_a_run_are_parts_of_what_it_has_measured(script, tmp_path, files, monkeypatch):
+    config = configuration(files, federation={"rounds": 1})
+    metrics = pplr.run(config, tmp_path / "run").metrics
+    output = tmp_path / "buckets.json"
+    monkeypatch.setattr(sys, "argv", ["buckets.py", str(tmp_path / "run"), "--output", str(output)])
+    script("buckets").main()
+    entry = json.loads(output.read_text(encoding="utf-8"))["runs"]["run"]
+    found = entry["buckets"]
+    for name, key in (("model", "overall"), ("popularity", None)):
+        expected = metrics[key] if key else metrics["baselines"][name]["overall"]
+        for parts in (("all",), [bucket for bucket in found if bucket.startswith("histories")]):
+            users = sum(found[bucket][name]["users"] for bucket in parts)
+            total = sum(found[bucket][name]["users"] * found[bucket][name].get("ndcg@10", 0) for bucket in parts)
+            assert users == metrics["overall"]["users"]
+            assert total / users == pytest.approx(expected["ndcg@10"])
+    assert found["new items"]["model"]["users"] + found["known items"]["model"]["users"] == users
+    assert entry["share_of_targets_that_are_new"] == pytest.approx(found["new items"]["model"]["users"] / users)
