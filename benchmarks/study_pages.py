@@ -16,7 +16,8 @@ from statistics import mean
 from typing import Any
 
 from page_parts import between_marks, table
-from pplr.report.record import Record, read_record
+from pplr.report.record import read_record
+from pplr.report.schema import Metrics
 from pplr.wording import baseline_name
 
 HERE = Path(__file__).parent
@@ -52,7 +53,7 @@ def validation(group: dict[str, Any], folder: Path) -> str:
     records = {path.name: read_record(path) for path in sorted(folder.glob("*.record.json"))}
     rows = []
     for run in group["runs"]:
-        found = [_best_round(records[Path(cell).name]) for cell in run["folders"]]
+        found = [best_round(records[Path(cell).name].metrics) for cell in run["folders"]]
         overall, worst, rounds = zip(*found, strict=True)
         seen = [score for score in worst if score is not None]
         rows.append(
@@ -86,9 +87,9 @@ def _worst(run: dict[str, Any]) -> str:
     return f"{run['balance']['worst']:.4f} ± {run['worst_std']:.4f}"
 
 
-def _best_round(record: Record) -> tuple[float, float | None, int]:
+def best_round(metrics: Metrics) -> tuple[float, float | None, int]:
     """Return the best validation score, the worst client's in that round (None of pooled data), and how many rounds there were."""
-    rounds = record.metrics.rounds
+    rounds = metrics.rounds
     best = max((one for one in rounds if one.score is not None), key=lambda one: one.score or 0.0)
     scores = [client.validation[KEY] for client in best.clients.values() if KEY in client.validation]
     assert best.score is not None

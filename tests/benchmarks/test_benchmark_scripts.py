@@ -337,3 +337,23 @@ def test_buckets_of_a_run_are_parts_of_what_it_has_measured(script, tmp_path, fi
             assert total / users == pytest.approx(expected["ndcg@10"])
     assert found["new items"]["model"]["users"] + found["known items"]["model"]["users"] == users
     assert entry["share_of_targets_that_are_new"] == pytest.approx(found["new items"]["model"]["users"] / users)
+
+
+def test_mixing_in_place_is_the_matrix_of_a_loop_that_overwrites(script, files, tmp_path, monkeypatch):
+    module = script("in_place")
+    rng = np.random.default_rng(0)
+    matrix, rows = rng.random((4, 4)), rng.random((4, 7))
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        overwritten = rows.copy()
+        for client in order:
+            overwritten[client] = sum(matrix[client, other] * overwritten[other] for other in range(4))
+        np.testing.assert_allclose(module.in_place(matrix, order) @ rows, overwritten)
+    monkeypatch.setattr(module, "parse_config", lambda values, _: configuration(files, **SHORT))
+    result = result_of(module, tmp_path / "r.json", "--work", str(tmp_path / "runs"))
+    runs = {name: run["own_weight"] for name, run in result["runs"].items()}
+    assert runs["forwards, seed 1"]["shop-0"] == runs["neither, seed 1"]["shop-0"], "the first one mixes with old rows"
+    assert runs["forwards, seed 1"]["shop-2"] > runs["neither, seed 1"]["shop-2"]
+    assert runs["backwards, seed 1"]["shop-0"] > runs["neither, seed 1"]["shop-0"]
+
+
+SHORT = {"federation": {"rounds": 1}, "evaluation": {"baselines": False}}
