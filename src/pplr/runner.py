@@ -119,7 +119,7 @@ def _train(folder: Path, parts: Parts, resume: bool, observe: Observer) -> RunRe
         trunk=None if parts.trunk is None else parts.trunk.control(fresh=not going_on),
         aggregator=config.strategy.aggregator(layout, row),
         audit=AuditLog(folder),
-        ranks=parts.ranks([client.name for client in engine.clients]),
+        ranks=parts.ranks([client.name for client in engine.clients], row),
         observer=observe,
     )
     if going_on:

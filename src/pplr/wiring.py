@@ -16,6 +16,7 @@ from torch import Tensor
 from pplr.catalogue.fetch import ServedModel, fetch, kept
 from pplr.catalogue.manifest import agreement
 from pplr.catalogue.reader import RemoteReader
+from pplr.client_names import check_client_names
 from pplr.config import Config
 from pplr.data import ClientAssignment, assign_clients, client_data, load, pool
 from pplr.data.clients import ColumnClients
@@ -30,7 +31,7 @@ from pplr.models.hub.parts import load_parts
 from pplr.models.layout import Layout
 from pplr.models.parts import Which
 from pplr.models.parts.settings import CataloguePlacement, PlacementSettings, SplitPlacement
-from pplr.models.ranks import RankLimits
+from pplr.models.ranks import RankLimits, check_ranks
 from pplr.models.settings import EncoderSettings, GenerativeSettings, SequenceSettings
 from pplr.models.text import item_texts
 from pplr.models.vectors import encode, tokenise
@@ -117,13 +118,9 @@ class Parts:
                 client.limit_examples(count)
         return clients
 
-    def ranks(self, clients: Sequence[str]) -> RankLimits:
-        """Return the ranks of those clients that have lower ones.
-
-        Raises:
-            ConfigError: one of them is not there.
-        """
-        return RankLimits(self.backbone.layout, self.config.backbone.adapter.ranks, clients)
+    def ranks(self, clients: Sequence[str], initial_row: Tensor) -> RankLimits:
+        """Return the ranks of all clients, whose rows start from `initial_row` [S]."""
+        return RankLimits(self.backbone.layout, self.config.backbone.adapter.ranks, clients, initial_row)
 
     def fusion(self, users: Ints) -> Fusion | None:
         """Return what a client that owns `users` counts beside its model, or None where nothing is asked for."""
@@ -192,6 +189,7 @@ def prepare(
     owners = client_data(dataset, assignment)
     if silo is None:
         _check_participation(config, len(owners))
+        check_client_names(config, [owner.name for owner in owners])
     else:
         owners = (owner_called(owners, silo),)
     observer(Event("clients_made", data={"sizes": {owner.name: len(owner.users) for owner in owners}}))
@@ -199,6 +197,7 @@ def prepare(
     backbone, files = load_backbone(config, dataset.catalogue, observer, silo, shelf, vectors=vectors)
     seconds = {"data": middle - started, "model": time.perf_counter() - middle}
     layout = backbone.layout
+    check_ranks(layout, config.backbone.adapter.ranks)
     sizes = {"model": files.name, "trained": layout.size, "shared": layout.shared, "seconds": seconds["model"]}
     observer(Event("model_loaded", data=sizes))
     trunk = reach_trunk(config, files, [owner.name for owner in owners])

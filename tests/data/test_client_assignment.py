@@ -2,6 +2,9 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from pplr.data import (
@@ -15,6 +18,7 @@ from pplr.data import (
     RandomClients,
     assign_clients,
 )
+from pplr.data.clients import _dealt
 from pplr.errors import ConfigError, DataError
 
 WORLDS = 3
@@ -135,3 +139,19 @@ def test_impossible_clients_say_what_to_do() -> None:
         assign_clients(worlds(untrained=1, silos=silos), ColumnClients(), seed=0)
     assert "'../up' cannot name a folder" in str(caught.value)
     assert "'quiet' has no training events" in str(caught.value)
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=6), st.integers(0, 80))
+def test_random_clients_have_the_sizes_that_they_were_given(sizes, more):
+    users = len(sizes) + more
+    settings = RandomClients(count=len(sizes), sizes=tuple(sizes))
+    found = np.bincount(_dealt(users, settings), minlength=len(sizes))
+    assert found.sum() == users
+    assert found.min() >= 1
+    wanted = np.array(sizes) / sum(sizes) * (users - len(sizes)) + 1
+    assert np.abs(found - wanted).max() <= 1 + 1e-6
+
+
+def test_sizes_are_as_many_as_the_clients() -> None:
+    with pytest.raises(ValidationError, match=r"has 2 sizes, and clients\.count is 5"):
+        RandomClients(sizes=(1, 2))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 import tiny
+from pplr.client_names import check_client_names
+from pplr.config import parse_config
+from pplr.errors import ConfigError
 from pplr.federation.audit_log import AuditLog
 from pplr.federation.engines import InProcessEngine
 from pplr.federation.messages import Absence
@@ -142,3 +147,44 @@ def test_strategies_without_rows_of_ones_own_to_catch_up_with_are_as_they_were(s
             assert (matrix == matrix[0]).all(), "all get one average, also who is not there"
         else:
             np.testing.assert_array_equal(matrix, np.eye(4))
+
+
+def joined(folder=None, *, first=FIRST, rounds=6, **options):
+    options = {"rounds": rounds, "patience": rounds, "quorum": 0.5, "joins": {LATE: first}} | options
+    coordinator, members = tiny.federation(folder, **options)
+    return coordinator, {member.info.name: member for member in members}
+
+
+def test_a_client_that_joins_by_the_settings_is_one_that_was_not_there_before(tmp_path):
+    (by_settings, members), (by_engine, others) = joined(tmp_path / "one"), federation(tmp_path / "two")
+    by_settings.run(), by_engine.run()
+    assert torch.equal(by_settings.bank.rows, by_engine.bank.rows)
+    for name, member in members.items():
+        assert torch.equal(member.best_row(), others[name].best_row())
+    awaited = [record.awaited for record in by_settings.progress.history]
+    assert awaited == [[LATE]] * (FIRST - 1) + [[]] * 3
+    again, _ = joined(tmp_path / "one")
+    again.resume()
+    assert again.finished
+
+
+def test_a_run_is_not_over_before_all_have_joined_and_scores_over_fewer_clients_do_not_count_after():
+    coordinator, members = joined(first=5, rounds=9, patience=1)
+    coordinator.run()
+    history = coordinator.progress.history
+    assert len(history) >= 5, "patience of one round, and still there when the last one joins"
+    assert coordinator.progress.best_round >= 5
+    after = [record.score for record in history[4:]]
+    assert coordinator.progress.best_score == max(after)
+    assert members[LATE].best is not None
+
+
+def test_joins_of_nobody_of_all_and_after_the_end_are_refused():
+    names = [f"client-{n}" for n in range(4)]
+    with pytest.raises(ConfigError, match=r"names the client 'client-9'.*Clients: client-0, client-1"):
+        check_client_names(parse_config({"federation": {"joins": {"client-9": 2}}}, Path()), names)
+    with pytest.raises(ConfigError, match="leaves nobody for round 1"):
+        check_client_names(parse_config({"federation": {"joins": dict.fromkeys(names, 2)}}, Path()), names)
+    check_client_names(parse_config({"federation": {"joins": dict.fromkeys(names[1:], 2)}}, Path()), names)
+    with pytest.raises(ValidationError, match="join in round 4, and there are 3"):
+        tiny.federation(None, joins={LATE: 4}, rounds=3)

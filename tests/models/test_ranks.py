@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import pplr
@@ -68,11 +70,68 @@ def test_the_product_of_a_cut_row_is_that_of_its_first_components(rank, length):
 
 
 def test_only_the_rows_of_clients_that_are_named_are_cut():
-    rows = LAYOUT.initial_row(1).repeat(3, 1)
-    RankLimits(LAYOUT, {"b": 1}, ("a", "b", "c")).cut_(rows)
+    first = LAYOUT.initial_row(1)
+    rows = first.repeat(3, 1)
+    RankLimits(LAYOUT, {"b": 1}, ("a", "b", "c"), first).fit_(rows)
     assert torch.equal(rows[0], rows[2])
     assert not LAYOUT.views(rows[1])["q.lora_A"][1:].any()
     assert LAYOUT.views(rows[0])["q.lora_A"][1:].any()
+
+
+def test_what_a_mix_of_lower_ranks_has_left_empty_begins_anew_with_the_same_product():
+    first = LAYOUT.initial_row(1)
+    rows = LAYOUT.initial_row(2).repeat(3, 1)
+    for row in rows:
+        cut_(LAYOUT, row, 1)  # as if all were mixed from a client of rank 1
+    before = rows.clone()
+    RankLimits(LAYOUT, {"b": 1, "c": 3}, ("a", "b", "c"), first).fit_(rows)
+    assert torch.equal(rows[1], before[1])
+    for row, rank in ((rows[0], 4), (rows[2], 3)):
+        named, was, start = LAYOUT.views(row), LAYOUT.views(before[0]), LAYOUT.views(first)
+        for stem in ("q", "v"):
+            a, b = f"{stem}.lora_A", f"{stem}.lora_B"
+            assert torch.equal(named[a][1:rank], start[a][1:rank])
+            assert not named[a][rank:].any()
+            assert torch.equal(named[b] @ named[a], was[b] @ was[a])
+
+
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=5), st.data())
+def test_each_component_is_a_mean_of_those_who_have_it(ranks, data):
+    names = [f"c{place}" for place in range(len(ranks))]
+    generator = np.random.default_rng(data.draw(st.integers(0, 2**31)))
+    first = LAYOUT.initial_row(1)[: LAYOUT.shared].double()
+    rows = torch.from_numpy(generator.normal(size=(len(ranks), LAYOUT.shared)))
+    for row, rank in zip(rows, ranks, strict=True):
+        cut_(LAYOUT, row, rank)
+    matrix = generator.random((len(ranks), len(ranks))) * (generator.random((len(ranks), len(ranks))) < 0.7)
+    matrix += np.eye(len(ranks)) * 0.1
+    matrix /= matrix.sum(1, keepdims=True)
+    old, mixed = LAYOUT.views(rows.clone()), torch.from_numpy(matrix) @ rows
+    RankLimits(LAYOUT, dict(zip(names, ranks, strict=True)), names, first).fit_(mixed, matrix)
+    new = LAYOUT.views(mixed)
+    for client, rank in enumerate(ranks):
+        for j in range(4):
+            have = [other for other, own in enumerate(ranks) if own > j]
+            weights = matrix[client, have]
+            for name, axis in (("q.lora_A", 1), ("q.lora_B", 2)):
+                found = new[name].select(axis, j)[client]
+                if j >= rank:
+                    assert not found.any()
+                    continue
+                parts = old[name].select(axis, j)[have].numpy()
+                np.testing.assert_allclose(found, weights @ parts / weights.sum(), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(new["bias"], matrix @ old["bias"].numpy())
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "product"])
+def test_a_round_of_low_ranks_alone_takes_no_rank_from_the_others(files, tmp_path, strategy):
+    sections = {**SMALL, "federation": {"rounds": 3, "joins": {"shop-1": 2, "shop-2": 2}}}
+    config = configuration(files, "generative", strategy={"kind": strategy}, **sections)
+    adapter = config.backbone.adapter.model_copy(update={"rank": 4, "ranks": {"shop-0": 1}})
+    config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"adapter": adapter})})
+    pplr.run(config, tmp_path / "run")
+    found = {name: components(adapter) for name, adapter in adapters(tmp_path / "run").items()}
+    assert found == {"shop-0": {0}, "shop-1": {0, 1, 2, 3}, "shop-2": {0, 1, 2, 3}}
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "pplr", "product", "ditto", "fedper"])

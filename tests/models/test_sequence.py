@@ -97,6 +97,7 @@ def test_among_its_own_items_a_client_leaves_all_others_where_they_are(plain):
         logits = naive_logits(own.layout.views(row), own.vectors, window[:-1], layers=2, heads=2)
         for position in range(len(window) - 1 - examples.scored[i], len(window) - 1):
             expected -= log_likelihood(logits[position][known], known.index(window[position + 1]))
+            expected += math.log(30 / len(known))  # a guess costs the same, whoever has how many items
     trained = TrainableRow(own.layout, row)
     loss = own.loss(trained.named, None, examples, rows, training=True)
     total = float(loss.total.detach())
@@ -107,7 +108,7 @@ def test_among_its_own_items_a_client_leaves_all_others_where_they_are(plain):
         assert torch.nonzero(moved)[:, 0].tolist() == known
     for measured in (own, plain):
         found = measured.loss(own.layout.views(row), None, examples, rows, training=False)
-        assert float(found.total) > total * 1.01, "measured over the whole catalogue"
+        assert float(found.total) != pytest.approx(total, rel=1e-3), "measured over the whole catalogue"
 
 
 def test_whose_items_are_all_items_learns_the_same_either_way(plain):

@@ -6,10 +6,10 @@ Only training events, the item table and the silo column are looked at, never va
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pplr.data.clustering import cluster_users
 from pplr.data.dataset import Catalogue, Dataset, Ints, Ragged
@@ -68,12 +68,24 @@ class DirichletClients(BaseModel):
 
 
 class RandomClients(BaseModel):
-    """Users are dealt at random, in equal numbers: clients that do not differ, as a control."""
+    """Users are dealt at random: clients that do not differ but in size, as a control."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["random"] = Field(default="random", description="The name of this way to make clients.")
     count: _Count = Field(default=5, description="Number of clients.")
+    sizes: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
+        default=(), description="Sizes of the clients in any scale, such as [1, 2, 4, 8, 16]; absent: all are equal."
+    )
+
+    @model_validator(mode="after")
+    def _a_size_for_each(self) -> Self:
+        if self.sizes and len(self.sizes) != self.count:
+            raise ValueError(
+                f"clients.sizes has {len(self.sizes)} sizes, and clients.count is {self.count}. Give as many as there are "
+                "clients"
+            )
+        return self
 
 
 ClientSettings = Annotated[
@@ -117,6 +129,15 @@ def made_names(count: int) -> tuple[str, ...]:
     return tuple(f"client-{number:0{width}}" for number in range(count))
 
 
+def _dealt(users: int, settings: RandomClients) -> Ints:
+    """Return a client for each of so many users, in proportion to the sizes; everybody gets one at least."""
+    if not settings.sizes:
+        return np.arange(users, dtype=np.int64) % settings.count
+    ends = np.cumsum(settings.sizes) / sum(settings.sizes) * (users - settings.count)
+    counts = np.diff(np.rint(ends), prepend=0).astype(np.int64) + 1
+    return np.repeat(np.arange(settings.count, dtype=np.int64), counts)
+
+
 def _groups(
     catalogue: Catalogue, training: Ragged, settings: KMeansClients | DirichletClients | RandomClients, seed: int
 ) -> Ints:
@@ -132,7 +153,7 @@ def _groups(
         )
     generator = numpy_generator(seed, "clients", settings.kind)
     if isinstance(settings, RandomClients):
-        return generator.permutation(np.arange(len(training), dtype=np.int64) % settings.count)
+        return generator.permutation(_dealt(len(training), settings))
     if settings.attribute not in catalogue.attributes:
         allowed = ", ".join(f"'{name}'" for name in catalogue.attributes) or "none"
         raise ConfigError(

@@ -89,7 +89,7 @@ class Coordinator:
         self._observe = observer
         self.bank = AdapterBank.of_equal_rows([client.name for client in engine.clients], initial_row)
         if ranks is not None:
-            ranks.cut_(self.bank.rows)
+            ranks.fit_(self.bank.rows)
         self.progress = Progress([])
 
     def resume(self) -> None:
@@ -124,7 +124,7 @@ class Coordinator:
     def finished(self) -> bool:
         """All rounds are done, or the validation score has not improved for too long."""
         done = len(self.progress.history)
-        waited = done - self.progress.best_round
+        waited = done - max(self.progress.best_round, *self._settings.joins.values(), 0)
         return done >= self._settings.rounds or waited >= self._settings.patience
 
     @property
@@ -145,13 +145,18 @@ class Coordinator:
         while not self.finished:
             record = self._round(len(self.progress.history) + 1)
             self.progress.history.append(record)
-            if record.score is None or record.score > self.progress.best_score:
+            if record.score is None or record.score > self.progress.best_score or self._joined_since_best(record):
                 self.progress.best_round = record.round
                 self.progress.best_score = -math.inf if record.score is None else record.score
             self._save(record.round)
         if self._audit is not None:
             self._audit.append("ended", self.stopped)
         return self.progress
+
+    def _joined_since_best(self, record: RoundRecord) -> bool:
+        """Return whether somebody was measured for the first time: scores over fewer clients are of something else."""
+        best = self.progress.best_round
+        return best > 0 and not set(self.progress.history[best - 1].awaited) <= set(record.awaited)
 
     def _facts(self) -> dict[str, Any]:
         """Return what decides the rounds, for the audit log."""
@@ -164,7 +169,7 @@ class Coordinator:
 
     def _round(self, number: int) -> RoundRecord:
         clock = [time.perf_counter()]
-        here = [client.name for client in self._engine.clients if client.here]
+        here = self._settings.here(self._engine.clients, number)
         names = self._participants(number, here)
         self._observe(Event("round_started", number, data={"rounds": self._settings.rounds, "clients": list(names)}))
         received = self.bank.rows.clone() if self._needs_received else None
@@ -282,7 +287,7 @@ class Coordinator:
             if self._trunk is not None:
                 self._trunk.mix(torch.from_numpy(mixing.matrix), number)
         if self._ranks is not None:
-            self._ranks.cut_(self.bank.rows)
+            self._ranks.fit_(self.bank.rows, mixing.matrix if self._aggregator is None else None)
         return mixing
 
     def _gram(self, received: Tensor | None) -> NDArray[np.float64]:

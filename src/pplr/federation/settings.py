@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pplr.federation.messages import ClientInfo
 
 
 class FederationSettings(BaseModel):
@@ -54,6 +57,10 @@ class FederationSettings(BaseModel):
         ge=1,
         description="Silos that must have connected before round 1; others may join in later rounds; absent: all.",
     )
+    joins: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        {},
+        description="First rounds of clients that join later, such as { client-3 = 5 }; the others begin in round 1.",
+    )
     silos: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field(
         (), description="Names of all silos of a run over a network; the coordinator waits for them before round 1."
     )
@@ -66,6 +73,20 @@ class FederationSettings(BaseModel):
         if not share and not count:
             raise ValueError("give a share above 0.0 and up to 1.0, or a whole number of clients, 1 or more")
         return value
+
+    @model_validator(mode="after")
+    def _all_join(self) -> Self:
+        for name, first in self.joins.items():
+            if first > self.rounds > 0:
+                raise ValueError(
+                    f"federation.joins has client {name!r} join in round {first}, and there are {self.rounds}. Raise "
+                    "federation.rounds, or have it join earlier"
+                )
+        return self
+
+    def here(self, clients: Sequence[ClientInfo], number: int) -> list[str]:
+        """Return the names of those that can be asked in a round."""
+        return [client.name for client in clients if client.here and self.joins.get(client.name, 1) <= number]
 
     def needed(self, asked: int) -> int:
         """Return how many of `asked` clients make a quorum: at least one."""

@@ -27,6 +27,15 @@ Contrast = Literal["catalogue", "own"]
 """Among which items a target is to be found in training: all, or those that occur in the client's training examples."""
 
 
+def beyond(among: Tensor, items: int) -> float:
+    """Return what makes a target's loss among some items [k] comparable with one among all `items`: log(items / k).
+
+    It is the loss that remains if all items are equally likely to be among those. Strategies compare clients' losses, and
+    who has fewer items has the easier task; gradients do not see it.
+    """
+    return math.log(items / len(among))
+
+
 class Examples(Protocol):
     """Training examples of one client, ready to be batched.
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
-from pplr.models.backbone import Backbone, CatalogueScorer, Contrast, Loss, Parameters, Refresh
+from pplr.models.backbone import Backbone, CatalogueScorer, Contrast, Loss, Parameters, Refresh, beyond
 from pplr.models.batching import padded, sorted_batches
 from pplr.models.examples import next_items
 from pplr.models.layout import Layout, ParameterSpec, zeros
@@ -169,6 +169,8 @@ class EncoderBackbone(Backbone[HistoryExamples]):
         among = torch.from_numpy(examples.items).to(self.device) if own else None
         logits, wanted = self._logits(parameters, states, vectors, targets, training, among)
         total = F.cross_entropy(logits, wanted, reduction="sum")
+        if among is not None and logits.shape[1] == len(among):
+            total = total + beyond(among, self.items) * len(rows)
         return Loss(total, len(rows), int(examples.lengths[rows].sum()))
 
     def scorer(self, parameters: Parameters, catalogue: Tensor | None = None) -> EncoderScorer:

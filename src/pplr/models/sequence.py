@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
-from pplr.models.backbone import Backbone, CatalogueScorer, Contrast, Loss, Parameters
+from pplr.models.backbone import Backbone, CatalogueScorer, Contrast, Loss, Parameters, beyond
 from pplr.models.batching import padded, sorted_batches
 from pplr.models.item_reader import ItemReader, Lesson
 from pplr.models.layout import Layout, ParameterSpec, kaiming, zeros
@@ -285,6 +285,8 @@ class SequenceBackbone(Backbone[ItemSequences]):
         if among is not None:
             targets = torch.searchsorted(among, targets)
         total = F.cross_entropy(logits, targets, reduction="sum")
+        if among is not None:
+            total = total + beyond(among, self.items) * len(targets)
         return Loss(total, len(targets), int(examples.lengths[rows].sum()))
 
     def scorer(self, parameters: Parameters, catalogue: Tensor | None = None) -> SequenceScorer:

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from pplr import run_folder
+from pplr.client_names import check_client_names
 from pplr.config import Config, load_config
 from pplr.data.dataset import Part
 from pplr.errors import CannotResume, RunError
@@ -67,6 +68,7 @@ def coordinate(plan: Plan, grid: Grid) -> None:
         PplrError: something is wrong; the text says what to do.
     """
     config, folder = load_config(plan.config), Path(plan.folder)
+    check_client_names(config, plan.silos)
     log = EventLog(folder / EVENTS, Path(plan.work) / MEETING)
     with run_folder.held(folder, wait=LETTING_GO):
         run_folder.check(folder, config, resume=plan.resume, overwrite=plan.overwrite)  # again: it may have been used
@@ -148,7 +150,9 @@ def _train(config: Config, folder: Path, met: Met, observe: Observer, *, resume:
         trunk=None if trunk is None else trunk.control(fresh=not going_on, forgotten=forgotten(folder)),
         aggregator=config.strategy.aggregator(met.layout, met.row),
         audit=AuditLog(folder),
-        ranks=RankLimits(met.layout, config.backbone.adapter.ranks, [info.name for info in met.engine.clients]),
+        ranks=RankLimits(
+            met.layout, config.backbone.adapter.ranks, [info.name for info in met.engine.clients], met.row
+        ),
         observer=observe,
     )
     if going_on:

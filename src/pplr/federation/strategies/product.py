@@ -82,8 +82,6 @@ class ProductMean(Aggregator):
 
 def _mixed(a: Tensor, b: Tensor, weights: Floats) -> tuple[Tensor, Tensor]:
     givers = np.flatnonzero(weights)
-    if len(givers) == 1:
-        return a[givers[0]].clone(), b[givers[0]].clone()
     return refactored([(b[i], a[i]) for i in givers], weights[givers])
 
 
