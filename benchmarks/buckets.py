@@ -2,31 +2,28 @@
 
     python benchmarks/buckets.py RUN ... --output benchmarks/results/buckets.json
 
-RUNs are run folders of `pplr run` or of a study's cells, with what they were made from still in its place. Baselines stand
-beside them, counted on all data in one place. The file keeps an entry per run, by the name of its folder.
+RUNs are run folders of `pplr run` or of a study's cells, with what they were made from unchanged in its place, measured on
+the users that the run was tested on. Baselines stand beside them, counted on all data in one place. The file keeps an entry per run, by the name of its folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pplr.data.dataset import Part, Queries
-from pplr.evaluation import Scorer, evaluate, fit_baselines, together
+from pplr.evaluation import UserMetrics, evaluate, fit_baselines, together
 from pplr.evaluation.buckets import by_history, by_novelty
-from pplr.evaluation.evaluate import mean_of_known
-from pplr.federation.events import ignore
-from pplr.runner import load_run
-from pplr.wiring import Parts, prepare
+from pplr.federation import Client
+from pplr.runner import load_fusion, open_run
+from pplr.wiring import Parts
 from result_file import circumstances, write_result
 
 KS = (10,)
-Buckets = dict[str, Queries]
 
 
 def main() -> None:
@@ -41,47 +38,47 @@ def main() -> None:
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """Return the figures of each bucket: of the models with the best rows, and of the baselines."""
-    config, rows = load_run(folder)
-    parts = prepare(config, ignore)
-    asked = {owner.name: buckets(parts, owner.users) for owner in parts.owners}
-    names = list(next(iter(asked.values())))
-    mask, found = config.evaluation.mask_history, {}
-    scorers = {name: parts.backbone.scorer(parts.backbone.layout.views(row)) for name, row in rows.items()}
-    baselines = fit_baselines(parts.dataset) if config.evaluation.baselines else {}
-    for bucket in names:
-        of_each = [(owner, queries[bucket]) for owner, queries in asked.items() if len(queries[bucket])]
-        found[bucket] = {"model": figures(((scorers[owner], queries) for owner, queries in of_each), parts, mask)} | {
-            name: figures(((scorer, queries) for _, queries in of_each), parts, mask)
-            for name, scorer in baselines.items()
-        }
+    """Return the figures of each bucket: of what each client recommends by, and of the baselines."""
+    parts, rows = open_run(folder)
+    config, clients = parts.config, parts.clients(parts.owners)
+    weights = load_fusion(folder, config, [client.info.name for client in clients])
+    baselines = fit_baselines(parts.seen) if config.evaluation.baselines else {}
+    found: dict[str, dict[str, list[UserMetrics]]] = {}
+    with parts.reached():
+        for client in clients:
+            client.best = rows[client.info.name].to(parts.backbone.device)
+            with client.with_best() as (backbone, row):
+                scorers = {"run": client.scorer(backbone, row, weights.get(client.info.name)), **baselines}
+                for bucket, queries in buckets(parts, client).items():
+                    for name, scorer in scorers.items():
+                        users = evaluate(
+                            scorer, queries, backbone.items, KS, mask_history=config.evaluation.mask_history
+                        )
+                        found.setdefault(bucket, {}).setdefault(name, []).append(users)
     return {
         "data": folder_of(config.data.events),
         "split": config.data.split.kind,
         "strategy": config.strategy.model_dump(mode="json"),
         "seed": config.seed,
         "backbone": config.backbone.model_dump(mode="json"),
+        "counts": list(config.fusion.statistics),
         "share_of_targets_that_are_new": new_share(parts),
-        "buckets": found,
+        "buckets": {
+            bucket: {name: figures(together(each)) for name, each in columns.items()}
+            for bucket, columns in found.items()
+        },
     }
 
 
-def buckets(parts: Parts, users: Any) -> Buckets:
+def buckets(parts: Parts, client: Client) -> dict[str, Queries]:
     """Return a client's test queries by bucket."""
-    queries = parts.dataset.queries(Part.TEST)
-    mine = queries.select(np.flatnonzero(np.isin(queries.users, users)).astype(np.int64))
-    training = parts.dataset.training()
-    return {"all": mine} | by_novelty(mine, training, len(parts.dataset.catalogue)) | by_history(mine)
+    mine = client.queries(Part.TEST)
+    return {"all": mine} | by_novelty(mine, parts.dataset.training(), len(parts.dataset.catalogue)) | by_history(mine)
 
 
-def figures(asked: Iterable[tuple[Scorer, Queries]], parts: Parts, mask_history: bool) -> dict[str, float]:
-    """Return the number of users, and the means over them."""
-    items = len(parts.dataset.catalogue)
-    each = [evaluate(scorer, queries, items, KS, mask_history=mask_history) for scorer, queries in asked]
-    if not each:
-        return {"users": 0}
-    users = together(each)
-    return {"users": len(users)} | {key: mean_of_known(column) for key, column in users.values.items()}
+def figures(users: UserMetrics) -> dict[str, float]:
+    """Return the number of users, and the means over them where there are any."""
+    return {"users": len(users)} | (users.overall() if len(users) else {})
 
 
 def new_share(parts: Parts) -> float:

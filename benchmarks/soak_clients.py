@@ -6,6 +6,7 @@ Each listens to a pipe, answers what it was told to do, and ends when the pipe s
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -55,17 +56,32 @@ class Hosted:
     Attributes:
         names: the clients in it.
         pipe: what to it is said, and what it answers.
-        heard: it has answered since it was started, as far as anybody has looked.
     """
 
     def __init__(self, work: Callable[..., None], names: tuple[str, ...], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self.names = names
-        self.heard = False
+        self._heard, self._started = False, time.monotonic()
         self.pipe, there = context.Pipe()
         self._process = context.Process(target=work, args=(there, *arguments), daemon=True)
         self._process.start()
         there.close()
+
+    @property
+    def has_answered(self) -> bool:
+        """It has said something since it was started."""
+        return self._heard or self.pipe.poll()
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since it was started in which it has said nothing; 0 if it has."""
+        return 0.0 if self.has_answered else time.monotonic() - self._started
+
+    def receive(self) -> Any:
+        """Return what it says next."""
+        said = self.pipe.recv()
+        self._heard = True
+        return said
 
     def kill(self) -> None:
         """SIGKILL."""

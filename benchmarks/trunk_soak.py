@@ -4,7 +4,7 @@
 
 Server and clients are processes of their own with mutual TLS. Those that train have a process each, the others share
 some. Every 20 seconds a process drawn at random gets SIGKILL, in whatever it does, and is started again; who was in a
-round trains it from its start. Beside it one more process computes the same rounds without a server: after each round
+round trains it from its start. One that has not answered since it was started is spared. Beside it one more process computes the same rounds without a server: after each round
 all rows that the server has kept are compared. A small random model, float32 states, so that steps are many.
 """
 
@@ -90,7 +90,7 @@ class Soak:
         self._idle = [self._idlers(tuple(part)) for part in np.array_split(np.array(idle), options.hosts) if len(part)]
         self._reference = Hosted(compute, (), plan)
         self._task: int | None = None
-        self._counts = dict.fromkeys(("rounds", "steps", "kills", "sessions_killed", "killed_in_training"), 0)
+        self._counts = dict.fromkeys(("rounds", "steps", "kills", "sessions_killed", "killed_in_training", "spared"), 0)
         self._worst: list[float] = []
         self._wrong = 0
 
@@ -100,7 +100,7 @@ class Soak:
         control = access.control(fresh=True)
         control.begin_round(0)
         for host in self._idle:
-            host.heard = bool(self._answer_of(host))
+            self._answer_of(host)
         clients = len(self._plan.clients)
         mixing = 0.8 * torch.eye(clients, dtype=torch.float64) + 0.2 / clients
         self._begun = time.monotonic()
@@ -151,12 +151,14 @@ class Soak:
             hosts = [host for host in self._active if host.names[0] in missing]
             ready = wait([host.pipe for host in hosts], max(0.0, min(1.0, self._next_kill - time.monotonic())))
             for host in [host for host in hosts if host.pipe in ready]:
-                (round_number, steps), heard, host.heard = host.pipe.recv(), time.monotonic(), True
+                (round_number, steps), heard = host.receive(), time.monotonic()
                 if round_number == number:
                     missing.discard(host.names[0])
                     self._counts["steps"] += steps
-            if time.monotonic() - heard > STUCK_SECONDS:
-                raise SystemExit(f"No answer of {', '.join(sorted(missing))} for {STUCK_SECONDS:g} s: {self._counts}")
+            silent = set(missing) if time.monotonic() - heard > STUCK_SECONDS else set()
+            silent |= {name for host in self._idle if host.silent_for > STUCK_SECONDS for name in host.names}
+            if silent:
+                raise SystemExit(f"No answer of {', '.join(sorted(silent))} for {STUCK_SECONDS:g} s: {self._counts}")
             if time.monotonic() >= self._next_kill:
                 self._next_kill += self._options.kill_every
                 self._kill(missing)
@@ -168,9 +170,9 @@ class Soak:
 
         One that was started again and has not answered since is left alone: on a busy machine nobody would ever answer.
         """
-        idle = [host for host in self._idle if host.heard or host.pipe.poll()]
-        everybody = [*(host for host in self._active if host.heard), *idle]
+        everybody = [host for host in (*self._active, *self._idle) if host.has_answered]
         if not everybody:
+            self._counts["spared"] += 1
             return
         victim = everybody[int(self._random.integers(len(everybody)))]
         self._counts["kills"] += 1
@@ -239,7 +241,7 @@ class Soak:
     def _answer_of(self, host: Hosted) -> Any:
         if not host.pipe.poll(STUCK_SECONDS):
             raise SystemExit(f"No answer of {', '.join(host.names) or 'the computation'} for {STUCK_SECONDS:g} s.")
-        return host.pipe.recv()
+        return host.receive()
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -30,6 +30,7 @@ from pplr.federation.messages import EvaluateTask, Report
 from pplr.fusion import MODEL, Weights
 from pplr.memory import enough_memory
 from pplr.models.peft_format import export_adapter
+from pplr.models.ranks import limit_rank_
 from pplr.results import Outcome, assemble, examples, measure_baselines, per_user_table
 from pplr.run_folder import (
     ADAPTERS,
@@ -154,15 +155,25 @@ def evaluate_run(folder: Path, observer: Observer = ignore) -> dict[str, Any]:
     """
     from pplr.report.folder import read_metrics
 
-    config, rows = load_run(folder)
     before = read_metrics(folder).model_dump(mode="json", by_alias=True)
+    parts, rows = open_run(folder, observer)
+    with parts.reached():
+        fresh, _ = _outcome(parts, parts.trainers(), rows, observer)
+    return assemble(parts, fresh, before["rounds"], before["stopped"], before["cost"])
+
+
+def open_run(folder: Path, observer: Observer = ignore) -> tuple[Parts, dict[str, Tensor]]:
+    """Return what a finished run was made of, as it was then, and its rows [P] by client.
+
+    Raises:
+        RunError: there is no finished run in the folder, or something has changed since.
+    """
+    config, rows = load_run(folder)
     vectors = run_folder.recorded(folder, ITEM_VECTORS)
     parts = prepare(config, observer, run_folder.silo_of(folder), vectors=vectors)
     run_folder.check_origin(folder, parts.origin())
     _check_rows(folder, parts, rows)
-    with parts.reached():
-        fresh, _ = _outcome(parts, parts.trainers(), rows, observer)
-    return assemble(parts, fresh, before["rounds"], before["stopped"], before["cost"])
+    return parts, rows
 
 
 def load_run(folder: Path) -> tuple[Config, dict[str, Tensor]]:
@@ -288,8 +299,12 @@ def _outcome(
 
 def _best_rows(parts: Parts, trainers: list[Client]) -> dict[str, Tensor]:
     if parts.config.federation.rounds == 0:
-        untrained = parts.backbone.layout.initial_row(parts.config.seed).to(parts.backbone.device)
-        return {owner.name: untrained for owner in parts.owners}
+        ranks, untrained = parts.config.backbone.adapter.ranks, {}
+        for owner in parts.owners:
+            row = untrained[owner.name] = parts.backbone.layout.initial_row(parts.config.seed).to(parts.backbone.device)
+            if owner.name in ranks:
+                limit_rank_(parts.backbone.layout, row, ranks[owner.name])
+        return untrained
     best = {client.info.name: client.best_row() for client in trainers}
     return {owner.name: best[owner.name if owner.name in best else POOLED] for owner in parts.owners}
 

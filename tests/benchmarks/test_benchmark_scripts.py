@@ -14,6 +14,7 @@ import torch
 import pplr
 import tiny
 from pplr.data.dataset import Part
+from pplr.errors import PplrError
 from pplr.models.hub import Kind
 from pplr.models.hub.parts import load_parts
 from pplr.models.hub.resolver import ModelFiles
@@ -321,22 +322,44 @@ def test_what_sasrec_is_given_holds_no_target_and_its_vectors_rank_by_dot_produc
 
 
 def test_buckets_of_a_run_are_parts_of_what_it_has_measured(script, tmp_path, files, monkeypatch):
-    config = configuration(files, federation={"rounds": 1})
+    events = (files / "events.csv").read_text(encoding="utf-8").splitlines()
+    last = {line.split(",")[0]: number for number, line in enumerate(events[1:], start=1)}  # of each user
+    for number in list(last.values())[:7]:
+        user, _, *rest = events[number].split(",")
+        events[number] = ",".join([user, "new-item", *rest])
+    (tmp_path / "events.csv").write_text("\n".join(events), encoding="utf-8")
+    items = (files / "items.csv").read_text(encoding="utf-8")
+    (tmp_path / "items.csv").write_text(f"{items.rstrip()}\nnew-item,The New One,drama\n", encoding="utf-8")
+    data = {"columns": {"silo": "silo"}} | {name: str(tmp_path / f"{name}.csv") for name in ("events", "items")}
+    config = configuration(
+        files,
+        data=data,
+        federation={"rounds": 1},
+        fusion={"statistics": ["popularity", "transitions"]},
+        evaluation={"max_users": 15},
+    )
     metrics = pplr.run(config, tmp_path / "run").metrics
     output = tmp_path / "buckets.json"
     monkeypatch.setattr(sys, "argv", ["buckets.py", str(tmp_path / "run"), "--output", str(output)])
     script("buckets").main()
     entry = json.loads(output.read_text(encoding="utf-8"))["runs"]["run"]
     found = entry["buckets"]
-    for name, key in (("model", "overall"), ("popularity", None)):
+    for name, key in (("run", "overall"), ("popularity", None)):
         expected = metrics[key] if key else metrics["baselines"][name]["overall"]
         for parts in (("all",), [bucket for bucket in found if bucket.startswith("histories")]):
             users = sum(found[bucket][name]["users"] for bucket in parts)
             total = sum(found[bucket][name]["users"] * found[bucket][name].get("ndcg@10", 0) for bucket in parts)
             assert users == metrics["overall"]["users"]
             assert total / users == pytest.approx(expected["ndcg@10"])
-    assert found["new items"]["model"]["users"] + found["known items"]["model"]["users"] == users
-    assert entry["share_of_targets_that_are_new"] == pytest.approx(found["new items"]["model"]["users"] / users)
+    new, known = (found[name]["run"]["users"] for name in ("new items", "known items"))
+    assert new + known == users == 45
+    assert 0 < new <= 7
+    assert found["new items"]["popularity"]["recall@10"] == 0
+    assert entry["share_of_targets_that_are_new"] == pytest.approx(7 / 60)
+    events[3] = events[4]
+    (tmp_path / "events.csv").write_text("\n".join(events), encoding="utf-8")
+    with pytest.raises(PplrError, match="have changed since"):
+        script("buckets").main()
 
 
 def test_mixing_in_place_is_the_matrix_of_a_loop_that_overwrites(script, files, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import pplr
 from pplr.errors import ConfigError
 from pplr.models.layout import Layout, ParameterSpec, kaiming, normal
-from pplr.models.ranks import RankLimits, cut_
+from pplr.models.ranks import RankLimits, limit_rank_
 from whole_runs import assert_same_result, configuration
 
 SMALL = {
@@ -60,7 +60,7 @@ def components(adapter):
 def test_the_product_of_a_cut_row_is_that_of_its_first_components(rank, length):
     whole = LAYOUT.initial_row(3)[:length]
     row = whole.clone()
-    cut_(LAYOUT, row, rank)
+    limit_rank_(LAYOUT, row, rank)
     before, after = LAYOUT.views(whole), LAYOUT.views(row)
     for stem in {name.split(".")[0] for name in before if "lora" in name}:
         a, b = before[f"{stem}.lora_A"], before[f"{stem}.lora_B"]
@@ -82,7 +82,7 @@ def test_what_a_mix_of_lower_ranks_has_left_empty_begins_anew_with_the_same_prod
     first = LAYOUT.initial_row(1)
     rows = LAYOUT.initial_row(2).repeat(3, 1)
     for row in rows:
-        cut_(LAYOUT, row, 1)  # as if all were mixed from a client of rank 1
+        limit_rank_(LAYOUT, row, 1)  # as if all were mixed from a client of rank 1
     before = rows.clone()
     RankLimits(LAYOUT, {"b": 1, "c": 3}, ("a", "b", "c"), first).fit_(rows)
     assert torch.equal(rows[1], before[1])
@@ -102,7 +102,7 @@ def test_each_component_is_a_mean_of_those_who_have_it(ranks, data):
     first = LAYOUT.initial_row(1)[: LAYOUT.shared].double()
     rows = torch.from_numpy(generator.normal(size=(len(ranks), LAYOUT.shared)))
     for row, rank in zip(rows, ranks, strict=True):
-        cut_(LAYOUT, row, rank)
+        limit_rank_(LAYOUT, row, rank)
     matrix = generator.random((len(ranks), len(ranks))) * (generator.random((len(ranks), len(ranks))) < 0.7)
     matrix += np.eye(len(ranks)) * 0.1
     matrix /= matrix.sum(1, keepdims=True)
@@ -148,6 +148,26 @@ def test_if_all_have_a_lower_rank_it_is_a_run_of_that_rank(files, tmp_path, stra
         for key, factor in one.items():
             wide = other[key][:2] if "lora_A" in key else other[key][:, :2]
             torch.testing.assert_close(factor, wide, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["fedadam", "qfedavg", "robust", "ffa"])
+def test_nobody_has_more_than_its_rank_under_any_strategy(files, tmp_path, kind):
+    run(files, tmp_path / "run", {"kind": kind}, rank=4, ranks={"shop-0": 1, "shop-2": 3})
+    for name, rank in (("shop-0", 1), ("shop-1", 4), ("shop-2", 3)):
+        adapter = adapters(tmp_path / "run")[name]
+        assert not any(factor[rank:].any() for key, factor in adapter.items() if "lora_A" in key)
+        assert not any(factor[:, rank:].any() for key, factor in adapter.items() if "lora_B" in key)
+        assert all(factor[:rank].any(1).all() for key, factor in adapter.items() if "lora_A" in key)
+
+
+def test_rows_without_training_have_their_ranks_too(files, tmp_path):
+    config = configuration(files, "generative", **{**SMALL, "federation": {"rounds": 0}})
+    adapter = config.backbone.adapter.model_copy(update={"rank": 4, "ranks": {"shop-0": 2}})
+    config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"adapter": adapter})})
+    pplr.run(config, tmp_path / "run")
+    for name, rank in (("shop-0", 2), ("shop-1", 4)):
+        factors = [f for key, f in adapters(tmp_path / "run")[name].items() if "lora_A" in key]
+        assert all(factor[:rank].any(1).all() and not factor[rank:].any() for factor in factors)
 
 
 @pytest.mark.parametrize("strategy", ["pplr", "product"])

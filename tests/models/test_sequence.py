@@ -111,6 +111,15 @@ def test_among_its_own_items_a_client_leaves_all_others_where_they_are(plain):
         assert float(found.total) != pytest.approx(total, rel=1e-3), "measured over the whole catalogue"
 
 
+def test_the_gradient_of_item_vectors_is_of_its_own_items_alone(plain):
+    own = tiny.sequence_backbone(DATA, layers=2, dropout=0.0, contrast="own")
+    parameters = own.layout.views(random_row(own.layout))
+    examples = own.examples(DATA.training().select(np.arange(3)))
+    found = own.item_gradient(parameters, None, examples, 20)
+    assert torch.nonzero(found.any(1))[:, 0].tolist() == examples.items.tolist()
+    assert plain.item_gradient(parameters, None, examples, 20).any(1).all()
+
+
 def test_whose_items_are_all_items_learns_the_same_either_way(plain):
     own = tiny.sequence_backbone(DATA, layers=2, dropout=0.0, contrast="own")
     examples = own.examples(DATA.training())

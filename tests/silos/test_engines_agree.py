@@ -47,6 +47,20 @@ def assert_recommends_and_measures(own: Path, whole: Path) -> None:
 
 
 @pytest.mark.slow
+def test_lower_ranks_and_a_later_client_are_the_same_over_silos(files: Path, tmp_path: Path) -> None:
+    config = configuration(
+        files, "generative", strategy={"kind": "pplr"}, federation={"rounds": 3, "joins": {"shop-2": 3}},
+        training={"epochs": 1, "batch_tokens": 3000, "max_examples": 30}, evaluation={"max_users": 5, "baselines": False},
+    )  # fmt: skip
+    adapter = config.backbone.adapter.model_copy(update={"rank": 4, "ranks": {"shop-1": 2, "shop-2": 1}})
+    config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"adapter": adapter})})
+    whole = pplr.run(config, tmp_path / "whole")
+    result = run_on_one_machine(config, "flower", tmp_path / "run")
+    assert_numbers_agree(result.folder, whole.folder, rel=1e-6)
+    assert [record["awaited"] for record in result.metrics["rounds"]] == [["shop-2"], ["shop-2"], []]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["flower", "ray"])
 def test_a_run_has_the_numbers_of_one_process(files: Path, tmp_path: Path, here: Path, engine) -> None:
     events = []

@@ -207,7 +207,7 @@ def agreement(settings: SequenceSettings, catalogue: Catalogue) -> Agreement:
         ConfigError: the settings name an attribute that the items do not have.
     """
     texts = item_texts(catalogue, settings.attributes)
-    adapters = {**settings.adapter.model_dump(), "live_items": settings.live_items}
+    adapters = {**settings.adapter.model_dump(exclude={"ranks"}), "live_items": settings.live_items}
     return Agreement(
         items=len(catalogue),
         ids=_digest(catalogue.ids),

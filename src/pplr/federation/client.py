@@ -21,7 +21,7 @@ from pplr.federation.messages import ClientInfo, EvaluateTask, Report, TrainTask
 from pplr.federation.strategies import LocalObjective
 from pplr.fusion import FusedScorer, Fusion, Given, Learned, Weights
 from pplr.models.backbone import Backbone, CatalogueScorer
-from pplr.models.ranks import cut_
+from pplr.models.ranks import limit_rank_
 from pplr.seeds import numpy_generator
 from pplr.training import Place, Pull, StepProgress, TrainingSettings, mean_loss, train_locally
 from pplr.trunk.stub import StubTrunk
@@ -99,7 +99,7 @@ class Client:
         }
         self.info = ClientInfo(data.name, len(self._examples))
         shared = backbone.layout.shared
-        initial = self._cut(backbone.layout.initial_row(seed).to(backbone.device))
+        initial = self._limited(backbone.layout.initial_row(seed).to(backbone.device))
         self.private: Tensor = initial[shared:].clone()
         self.personal: Tensor | None = None if objective.personal is None else initial
         self.best: Tensor | None = None
@@ -153,11 +153,12 @@ class Client:
 
     def row(self, shared: Tensor) -> Tensor:
         """Return the whole row [P]: the given shared part [S] and this client's private part."""
-        return self._cut(torch.cat([shared.to(self.private), self.private]))
+        return self._limited(torch.cat([shared.to(self.private), self.private]))
 
-    def _cut(self, row: Tensor) -> Tensor:
+    def _limited(self, row: Tensor) -> Tensor:
+        """Return a new row [P] after it was brought to this client's rank."""
         if self._rank is not None:
-            cut_(self._backbone.layout, row, self._rank)
+            limit_rank_(self._backbone.layout, row, self._rank)
         return row
 
     def train(self, task: TrainTask, report: Callable[[StepProgress], None] | None = None) -> Update:

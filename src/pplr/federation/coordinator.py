@@ -160,7 +160,8 @@ class Coordinator:
 
     def _facts(self) -> dict[str, Any]:
         """Return what decides the rounds, for the audit log."""
-        return {
+        ranks = {} if self._ranks is None or not self._ranks.given else {"ranks": dict(self._ranks.given)}
+        return ranks | {
             "clients": list(self.bank.clients),
             "seed": self._seed,
             "strategy": self._strategy.model_dump(mode="json"),

@@ -10,9 +10,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, Self, TypeVar
+from typing import Annotated, Generic, Literal, Protocol, Self, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from pplr.data.dataset import Ints, Queries, Ragged
@@ -23,8 +24,13 @@ from pplr.models.parts.passing import Trunk
 
 Parameters = Mapping[str, Tensor]
 Refresh = Literal["round", "epoch"]
-Contrast = Literal["catalogue", "own"]
-"""Among which items a target is to be found in training: all, or those that occur in the client's training examples."""
+Contrast = Annotated[
+    Literal["catalogue", "own"],
+    Field(
+        description="Items from which training tells the chosen one apart: the whole catalogue, or those of the client's "
+        "own events, so that items nobody has chosen yet are not pushed down."
+    ),
+]
 
 
 def beyond(among: Tensor, items: int) -> float:

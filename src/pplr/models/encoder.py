@@ -60,11 +60,7 @@ class EncoderSettings(BaseModel):
     negatives: int = Field(
         0, ge=0, description="Sampled negatives of the loss, shared by a batch; 0 takes the whole catalogue."
     )
-    contrast: Contrast = Field(
-        "catalogue",
-        description="Items from which training tells the chosen one apart: the whole catalogue, or those of the client's own "
-        "events, so that items nobody has chosen yet are not pushed down.",
-    )
+    contrast: Contrast = "catalogue"
     second_stage: float = Field(
         0.5, ge=0, le=1, description="Share of the rounds after which item vectors are encoded once a round only."
     )

@@ -23,7 +23,7 @@ from pplr.models.lora import FACTOR_A, FACTOR_B
 Floats = NDArray[np.float64]
 
 
-def cut_(layout: Layout, row: Tensor, rank: int) -> None:
+def limit_rank_(layout: Layout, row: Tensor, rank: int) -> None:
     """Set all but the first `rank` components of every adapter in a row [P], or a shared part [S], to zero."""
     for name, view in layout.views(row).items():
         if name.endswith(FACTOR_A):
@@ -46,13 +46,18 @@ def check_ranks(layout: Layout, ranks: Mapping[str, int]) -> None:
 
 
 class RankLimits:
-    """The ranks of all clients, where some have lower ones than the rows are made for."""
+    """The ranks of all clients, where some have lower ones than the rows are made for.
+
+    Attributes:
+        given: the lower ranks, by client.
+    """
 
     def __init__(self, layout: Layout, ranks: Mapping[str, int], clients: Sequence[str], initial_row: Tensor) -> None:
         """`ranks` are by client, `clients` the names of all rows in their order; others are nobody's.
 
         `initial_row` [P or S] is what all rows start from.
         """
+        self.given = {name: rank for name, rank in ranks.items() if name in clients}
         self._layout = layout
         self._widest = max((spec.shape[0] for spec in layout.specs if spec.name.endswith(FACTOR_A)), default=0)
         given = [ranks.get(name, self._widest) for name in clients]
@@ -70,7 +75,7 @@ class RankLimits:
             if matrix is not None:
                 self._share_(rows[place], matrix[place])
             self._begin_anew(rows[place])
-            cut_(self._layout, rows[place], rank)
+            limit_rank_(self._layout, rows[place], rank)
 
     def _share_(self, row: Tensor, weights: Floats) -> None:
         """Divide each component by the weight of those who have it."""

@@ -58,11 +58,7 @@ class SequenceSettings(BaseModel):
         "the coordinator which items a silo has seen.",
     )
     bias: Where = Field("shared", description="A trained popularity bias per item; private keeps it from mixing.")
-    contrast: Contrast = Field(
-        "catalogue",
-        description="Items from which training tells the chosen one apart: the whole catalogue, or those of the client's own "
-        "events, so that items nobody has chosen yet are not pushed down.",
-    )
+    contrast: Contrast = "catalogue"
     attributes: tuple[str, ...] | None = Field(
         None, description="Item columns that the text contains beside the title; absent: all of them."
     )

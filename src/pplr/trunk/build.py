@@ -80,7 +80,7 @@ def agreement(config: Config, files: ModelFiles) -> Agreement:
     settings = {
         "seed": config.seed,
         "kind": config.backbone.kind,
-        "adapter": adapter_settings(config).model_dump(mode="json"),
+        "adapter": adapter_settings(config).model_dump(mode="json", exclude={"ranks"}),
         "weight_decay": config.training.weight_decay,
         "proximal": config.strategy.local_objective.proximal,
         "scope": config.strategy.model_dump(mode="json") if config.strategy.scopes else None,

@@ -13,6 +13,7 @@ from pplr.errors import ConfigError
 from pplr.federation.strategies.base import Aggregator, Cohort, Floats, Mixing, Strategy, averaging
 from pplr.models.bank import mix_
 from pplr.models.layout import Layout
+from pplr.models.lora import FACTOR_A, FACTOR_B
 
 
 class Product(Strategy):
@@ -55,8 +56,8 @@ class ProductMean(Aggregator):
         """
         self._layout = layout
         shared = [spec.name for spec in layout.specs if not spec.private]
-        stems = [name.removesuffix(".lora_A") for name in shared if name.endswith(".lora_A")]
-        self._adapters = [stem for stem in stems if f"{stem}.lora_B" in shared]
+        stems = [name.removesuffix(FACTOR_A) for name in shared if name.endswith(FACTOR_A)]
+        self._adapters = [stem for stem in stems if f"{stem}{FACTOR_B}" in shared]
         if not self._adapters:
             raise ConfigError(
                 f"{wanted_by} mixes the products of adapters' factors, but this backbone shares no adapters. Set "
@@ -71,7 +72,7 @@ class ProductMean(Aggregator):
         named = self._layout.views(rows)
         kinds, members = np.unique(matrix, axis=0, return_inverse=True)  # under `fedavg` all rows of D are one
         for stem in self._adapters:
-            a, b = named.pop(f"{stem}.lora_A"), named.pop(f"{stem}.lora_B")
+            a, b = named.pop(f"{stem}{FACTOR_A}"), named.pop(f"{stem}{FACTOR_B}")
             found = [_mixed(a, b, kind) for kind in kinds]
             for client, kind in enumerate(members.reshape(-1)):
                 if matrix[client, client] < 1:
