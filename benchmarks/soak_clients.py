@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pplr.backbones import load_backbone
 from pplr.config import Config
 from pplr.data import load
 from pplr.models.backbone import Backbone
@@ -28,7 +29,6 @@ from pplr.training import Place, TrainingSettings, train_locally
 from pplr.trunk.build import LoadedTrunk
 from pplr.trunk.remote import RemoteAccess
 from pplr.trunk.stub import DirectLink, Link, StubTrunk
-from pplr.wiring import load_backbone
 
 
 @dataclass(frozen=True)

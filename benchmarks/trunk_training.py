@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pplr.backbones import load_backbone
 from pplr.config import Config, config_toml
 from pplr.cores import share_cores
 from pplr.models.generative import TitleExamples
@@ -30,7 +31,6 @@ from pplr.models.settings import GenerativeSettings
 from pplr.training import Place, TrainingSettings, train_locally
 from pplr.trunk.remote import RemoteAccess
 from pplr.trunk.stub import StubTrunk
-from pplr.wiring import load_backbone
 from result_file import summary, write_result
 from source_data import add_data_options, data_name, data_settings, load_data
 from training_throughput import tokens_per_batch

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from pplr.backbones import load_backbone
 from pplr.config import Config
 from pplr.data import ClientAssignment, load_dataset
 from pplr.data.dataset import Dataset, Ints, Queries, Ragged
@@ -24,7 +25,7 @@ from pplr.run_folder import ITEM_VECTORS, changed_since, check_origin, recorded,
 from pplr.runner import load_fusion, load_run
 from pplr.trunk.access import TrunkAccess
 from pplr.trunk.stub import StubTrunk
-from pplr.wiring import assigned, load_backbone, made_from, reach_trunk
+from pplr.wiring import assigned, made_from, reach_trunk
 
 
 @dataclass(frozen=True)

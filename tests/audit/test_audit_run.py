@@ -10,6 +10,7 @@ import tiny
 from pplr.audit.client import load_client
 from pplr.audit.hidden_states import run_attacks
 from pplr.audit.run import AuditSettings, audit_hidden_states
+from pplr.backbones import load_backbone
 from pplr.errors import ConfigError
 from pplr.federation.events import ignore
 from pplr.models.encoder import EncoderSettings
@@ -17,7 +18,6 @@ from pplr.models.hub import resolve
 from pplr.models.hub.parts import load_parts
 from pplr.models.parts import Cut, Which
 from pplr.runner import load_run
-from pplr.wiring import load_backbone
 from whole_runs import configuration
 
 SMALL = {"histories": 10, "public": 25}

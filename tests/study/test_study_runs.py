@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 
 import pplr
+import pplr.backbones
 import pplr.wiring
 from pplr import run_folder
 from pplr.errors import ModelError, RunError
@@ -98,9 +99,9 @@ def test_cells_that_share_a_process_give_the_numbers_of_runs_alone(study, files,
 
 def test_data_and_model_are_loaded_once(files, tmp_path, monkeypatch):
     loaded = []
-    for name in ("load", "_backbone"):
-        real = getattr(pplr.wiring, name)
-        monkeypatch.setattr(pplr.wiring, name, lambda *a, name=name, real=real: loaded.append(name) or real(*a))
+    for module, name in ((pplr.wiring, "load"), (pplr.backbones, "_backbone")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, name=name, real=real: loaded.append(name) or real(*a))
     run_cells(cells(load_study(write_study(tmp_path, files)), files)[:4], tmp_path)
     assert loaded == ["load", "_backbone"]
 

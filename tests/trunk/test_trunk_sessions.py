@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from trunk_process import CLIENTS, TrunkProcess, certificates, serving
 
 import tiny
+from pplr.backbones import load_backbone
 from pplr.config import Config
 from pplr.errors import ConfigError, RunError
 from pplr.models.decoding import TitleTrie, beam_search
@@ -32,7 +33,6 @@ from pplr.trunk.health import answer_seconds
 from pplr.trunk.remote import RemoteAccess
 from pplr.trunk.stub import StubTrunk
 from pplr.trunk.work import Manner, States
-from pplr.wiring import load_backbone
 from whole_runs import configuration
 
 WIDTH = 16

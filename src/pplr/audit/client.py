@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pplr.audit.observed import behind
+from pplr.backbones import load_backbone
 from pplr.config import Config
 from pplr.data import load_dataset
 from pplr.data.dataset import Dataset
@@ -22,7 +23,6 @@ from pplr.models.parts.settings import WholePlacement
 from pplr.models.settings import SequenceSettings
 from pplr.run_folder import check_origin, origin
 from pplr.runner import load_run
-from pplr.wiring import load_backbone
 
 
 @dataclass(frozen=True)

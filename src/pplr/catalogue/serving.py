@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from pplr.backbones import choose_device, item_reader, item_vectors
 from pplr.catalogue.adapting import Adapting
 from pplr.catalogue.folder import VectorFolder
 from pplr.catalogue.manifest import FLOAT_BYTES, LEAST_CHUNK, MOST_CHUNK, Factor, ServedAdapters, agreement, sha256
@@ -19,7 +20,6 @@ from pplr.models.hub import resolve
 from pplr.models.item_reader import ItemReader
 from pplr.models.parts.settings import CataloguePlacement
 from pplr.models.settings import SequenceSettings
-from pplr.wiring import choose_device, item_reader, item_vectors
 
 CHUNK_BYTES = 2**20
 KEEP = 32

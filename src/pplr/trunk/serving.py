@@ -9,6 +9,7 @@ import torch
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+from pplr.backbones import choose_device
 from pplr.config import Config
 from pplr.errors import ConfigError, RunError, nearest
 from pplr.models.hub import Kind, ModelFiles, require, resolve
@@ -18,7 +19,6 @@ from pplr.trunk.desk import Desk
 from pplr.trunk.fields import Limits
 from pplr.trunk.service import TrunkServer
 from pplr.trunk.store import StateFolder
-from pplr.wiring import choose_device
 
 LOCK = ".lock"
 
