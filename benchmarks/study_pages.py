@@ -37,6 +37,9 @@ def main() -> None:
             between_marks(HERE.parent / "docs" / "results.md", study.stem, f"{tests}\n{validation(group, records)}")
             if study.stem == "movietweetings":
                 between_marks(HERE.parent / "README.md", "results", summary(group))
+    page, results = HERE.parent / "docs" / "results.md", HERE / "results"
+    between_marks(page, "new-items", new_items(json.loads((results / "buckets.json").read_text(encoding="utf-8"))))
+    between_marks(page, "in-place", in_place(json.loads((results / "in_place.json").read_text(encoding="utf-8"))))
 
 
 def compared(study: Path, records: Path) -> tuple[dict[str, Any], str]:
@@ -65,6 +68,41 @@ def validation(group: dict[str, Any], folder: Path) -> str:
             ]
         )
     return table(["variant", "validation NDCG@10", "worst client", "rounds"], rows)
+
+
+def new_items(result: dict[str, Any]) -> str:
+    """Return Recall@10 / NDCG@10 by bucket: a column for each run, then the baselines."""
+    runs = list(result["runs"].values())
+    columns = {how_trained(run["backbone"]): (run, "run") for run in runs}
+    columns |= {baseline_name(name): (runs[0], name) for name in runs[0]["buckets"]["all"] if name != "run"}
+    rows = [
+        [bucket, f"{runs[0]['buckets'][bucket]['run']['users']:,}"]
+        + [_both(run["buckets"][bucket][name]) for run, name in columns.values()]
+        for bucket in runs[0]["buckets"]
+    ]
+    return table(["targets, or users", "users", *columns], rows)
+
+
+def how_trained(backbone: dict[str, Any]) -> str:
+    """Return a name for what a run's backbone was trained among, and with what."""
+    text = "" if backbone["residual"] != "none" else ", text alone"
+    return f"`{backbone['contrast']}`{text}"
+
+
+def _both(figures: dict[str, float]) -> str:
+    return f"{figures['recall@10']:.4f} / {figures['ndcg@10']:.4f}" if figures["users"] else ""
+
+
+def in_place(result: dict[str, Any]) -> str:
+    """Return what mixing in place gives each client, and how much of its row is its own at the end."""
+    runs = result["runs"].values()
+    names = list(next(iter(runs))["clients"])
+    rows = [
+        [run["order"], str(run["seed"]), f"{run['overall']:.4f}"]
+        + [f"{run['clients'][name]:.4f} ({100 * run['own_weight'][name]:.0f}%)" for name in names]
+        for run in sorted(runs, key=lambda run: (run["seed"], run["order"] != "neither"))
+    ]
+    return table(["mixed in place", "seed", "NDCG@10", *names], rows)
 
 
 def summary(group: dict[str, Any]) -> str:
