@@ -380,3 +380,20 @@ def test_mixing_in_place_is_the_matrix_of_a_loop_that_overwrites(script, files, 
 
 
 SHORT = {"federation": {"rounds": 1}, "evaluation": {"baselines": False}}
+
+
+def test_pages_of_buckets_and_of_mixing_in_place_hold_the_figures_that_were_measured(script):
+    pages, results = script("study_pages"), SCRIPTS / "results"
+    found = json.loads((results / "buckets.json").read_text(encoding="utf-8"))
+    lines = pages.new_items(found).splitlines()
+    for run in found["runs"].values():
+        figures = run["buckets"]["new items"]["run"]
+        row = next(line for line in lines if line.startswith("| new items"))
+        assert f"{figures['recall@10']:.4f} / {figures['ndcg@10']:.4f}" in row
+    assert "`own`" in lines[0]
+    assert len({line.count("|") for line in lines}) == 1
+    mixed = json.loads((results / "in_place.json").read_text(encoding="utf-8"))
+    rows = pages.in_place(mixed).splitlines()[2:]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == ["neither", "forwards", "backwards"]
+    for row, order in zip(rows, ("neither", "forwards", "backwards"), strict=True):
+        assert f"{mixed['runs'][f'{order}, seed 1']['overall']:.4f}" in row
