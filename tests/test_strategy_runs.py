@@ -12,7 +12,7 @@ import pplr
 from pplr.errors import ConfigError
 from pplr.federation.strategies import STRATEGIES
 from pplr.runner import evaluate_run
-from whole_runs import assert_same_result, configuration
+from whole_runs import assert_same_result, configuration, run_interrupted
 
 SMALL = {"federation": {"rounds": 2}, "evaluation": {"max_users": 5, "baselines": False}}
 NEW = [kind for kind in STRATEGIES if kind not in {"pplr", "fedavg", "local", "centralised"}]
@@ -33,16 +33,7 @@ def test_a_run_is_measured_again_resumed_and_reported(files, tmp_path, kind):
     assert (again["overall"], again["clients"]) == (metrics["overall"], metrics["clients"])
     assert all((record["mixing"] is None) == (kind == "robust") for record in metrics["rounds"])
     assert kind in (tmp_path / "straight" / "report.html").read_text(encoding="utf-8")
-
-    class Stop(Exception):
-        pass
-
-    def stop(event):
-        if event.name == "round_started" and event.round == 2:
-            raise Stop
-
-    with pytest.raises(Stop):
-        pplr.run(config, tmp_path / "broken", observer=stop)
+    run_interrupted(config, tmp_path / "broken")
     pplr.run(config, tmp_path / "broken", resume=True)
     assert_same_result(tmp_path / "broken", tmp_path / "straight")
 

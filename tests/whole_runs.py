@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import tiny
 from pplr.config import Config, parse_config
+from pplr.runner import run
 
 
 def write_files(folder: Path) -> None:
@@ -110,6 +111,20 @@ def numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
                 yield from numbers(inner, f"{path}.{key}")
     elif isinstance(value, int | float):
         yield path, value
+
+
+def run_interrupted(config: Config, folder: Path, event: str = "round_started") -> None:
+    """Begin a run, and break it off at the first event of that name in round 2."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(seen):
+        if seen.name == event and seen.round == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(config, folder, observer=stop)
 
 
 def assert_numbers_agree(one: Path, other: Path, rel: float = 1e-5) -> None:

@@ -13,7 +13,7 @@ import pplr
 from pplr.errors import ConfigError
 from pplr.models.layout import Layout, ParameterSpec, kaiming, normal
 from pplr.models.ranks import RankLimits, limit_rank_
-from whole_runs import assert_same_result, configuration
+from whole_runs import assert_same_result, configuration, run_interrupted
 
 SMALL = {
     "federation": {"rounds": 2},
@@ -183,16 +183,7 @@ def test_a_run_with_ranks_goes_on_where_it_was_stopped(files, tmp_path):
     adapter = config.backbone.adapter.model_copy(update={"ranks": {"shop-1": 2}})
     config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"adapter": adapter})})
     pplr.run(config, tmp_path / "straight")
-
-    class Stop(Exception):
-        pass
-
-    def stop(event):
-        if event.name == "round_started" and event.round == 2:
-            raise Stop
-
-    with pytest.raises(Stop):
-        pplr.run(config, tmp_path / "broken", observer=stop)
+    run_interrupted(config, tmp_path / "broken")
     pplr.run(config, tmp_path / "broken", resume=True)
     assert_same_result(tmp_path / "broken", tmp_path / "straight")
 

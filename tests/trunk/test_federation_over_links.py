@@ -12,7 +12,7 @@ from pplr import run, wiring
 from pplr.models.hub import resolve
 from pplr.trunk.access import DirectAccess
 from pplr.trunk.build import LoadedTrunk, agreement
-from whole_runs import assert_numbers_agree, configuration
+from whole_runs import assert_numbers_agree, configuration, run_interrupted
 
 COMMON = {
     "federation": {"rounds": 2},
@@ -73,16 +73,7 @@ def test_a_resumed_run_takes_the_trunk_back_with_it(files: Path, tmp_path: Path,
     made = direct(monkeypatch)
     config = configuration(files, "generative", placement=split(1), **COMMON)
     run(config, tmp_path / "straight")
-
-    class Stop(Exception):
-        pass
-
-    def stop(event):
-        if event.name == "client_trained" and event.round == 2:
-            raise Stop
-
-    with pytest.raises(Stop):
-        run(config, tmp_path / "broken", observer=stop)
+    run_interrupted(config, tmp_path / "broken", "client_trained")
     kept = made[-1]
     monkeypatch.setattr(wiring, "reach_trunk", lambda config, files, clients: kept)
     run(config, tmp_path / "broken", resume=True)
