@@ -19,6 +19,7 @@ from pplr.catalogue.manifest import agreement, parsed
 from pplr.catalogue.stored import stored
 from pplr.errors import RunError
 from pplr.models.hub import Kind, ModelFiles
+from pplr.models.lora import AdapterSettings
 from pplr.models.sequence import SequenceSettings
 
 FILES = ModelFiles("tiny", Path(), Kind.ENCODER, "ab" * 32)
@@ -100,5 +101,9 @@ def test_agreements_tell_what_differs() -> None:
     settings, catalogue = SequenceSettings(), tiny.catalogue()
     ours = agreement(settings, catalogue)
     assert ours.differences(ours) == []
+    adapted = [SequenceSettings(adapters=True, adapter=AdapterSettings(ranks=ranks)) for ranks in ({}, {"client-0": 2})]
+    first, second = (agreement(one, catalogue) for one in adapted)
+    assert first == second, "which client has a lower rank is nothing to the server"
+    assert first != ours
     fewer = agreement(settings, tiny.catalogue(29))
     assert ours.differences(fewer)[0] == "the number of items (30 here, 29 there)"

@@ -66,6 +66,9 @@ def test_random_clients_have_equal_sizes_and_no_taste() -> None:
     clients = assign_clients(worlds(), RandomClients(count=3), seed=1).client_of_user
     assert np.bincount(clients).tolist() == [40, 40, 40]
     assert agreement(clients) < 0.6
+    unequal = assign_clients(worlds(), RandomClients(count=3, sizes=(1, 2, 10)), seed=1).client_of_user
+    assert np.bincount(unequal).tolist() == [10, 19, 91]
+    assert agreement(unequal) < 0.8
 
 
 EVERY_KIND: list[ClientSettings] = [

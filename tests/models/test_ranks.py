@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -178,6 +180,12 @@ def test_each_client_has_the_components_of_its_own_rank(files, tmp_path, strateg
     assert found == {"shop-0": {0}, "shop-1": {0, 1, 2, 3}, "shop-2": {0, 1, 2}}
 
 
+def test_the_audit_log_says_to_what_rows_were_cut(files, tmp_path):
+    run(files, tmp_path / "run", {"kind": "fedavg"}, rank=4, ranks={"shop-1": 2})
+    first = (tmp_path / "run" / "audit.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    assert json.loads(first)["ranks"] == {"shop-1": 2}
+
+
 def test_a_run_with_ranks_goes_on_where_it_was_stopped(files, tmp_path):
     config = configuration(files, "generative", strategy={"kind": "product"}, **SMALL)
     adapter = config.backbone.adapter.model_copy(update={"ranks": {"shop-1": 2}})
@@ -191,8 +199,10 @@ def test_a_run_with_ranks_goes_on_where_it_was_stopped(files, tmp_path):
 def test_ranks_of_nobody_and_ranks_without_adapters_are_refused(files, tmp_path):
     with pytest.raises(ConfigError, match=r"names the client 'shop_1'.*Did you mean 'shop-1'\?"):
         run(files, tmp_path / "nobody", {"kind": "fedavg"}, ranks={"shop_1": 2})
+    assert not (tmp_path / "nobody").exists(), "the folder is free for the run with the right name"
     with pytest.raises(ConfigError, match="this backbone trains none"):
         run(files, tmp_path / "none", {"kind": "fedavg"}, kind="sequence", ranks={"shop-1": 2})
+    assert not (tmp_path / "none").exists()
     backbone = {"kind": "encoder", "model": str(files / "bert"), "adapter": {"rank": 2, "ranks": {"shop-1": 3}}}
     with pytest.raises(
         ConfigError,

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import tiny
-from pplr.errors import CheckpointError, RunError
+from pplr.errors import CheckpointError, ConfigError, RunError
 from pplr.federation.audit_log import AuditLog, verify
 from pplr.federation.checkpoints import CheckpointStore
 from pplr.federation.engines import InProcessEngine
 from pplr.run_folder import FORGOTTEN, claim, held
+from pplr.silos.coordinate import coordinate
 from pplr.silos.forget import forget, forgotten
+from pplr.silos.plan import Plan
 from whole_runs import configuration
 
 OPTIONS = {"rounds": 4, "patience": 4, "strategy": "fedadam"}
@@ -102,3 +104,20 @@ def test_a_forgetting_that_was_killed_between_two_names_can_be_done_again(stoppe
     assert forget(stopped, "client-1") == 3
     assert CheckpointStore(checkpoints).newest().clients == ("client-0", "client-2", "client-3")
     assert not list(checkpoints.glob(".*"))
+
+
+def test_settings_of_silos_that_are_not_there_are_refused_before_anything_is_begun(tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text("[federation.joins]\nshop-2 = 2\nshop-9 = 2\n", encoding="utf-8")
+    plan = Plan(
+        str(tmp_path),
+        str(config),
+        str(tmp_path / "run"),
+        ("shop-1", "shop-2"),
+        resume=False,
+        overwrite=False,
+        meet_seconds=1.0,
+    )
+    with pytest.raises(ConfigError, match=r"names the client 'shop-9'.*Clients: shop-1, shop-2"):
+        coordinate(plan, None)
+    assert not (tmp_path / "run").exists()
