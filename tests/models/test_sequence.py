@@ -14,6 +14,7 @@ from pplr.errors import ConfigError
 from pplr.models.layout import TrainableRow
 from pplr.models.lora import AdapterSettings
 from pplr.models.sequence import SequenceBackbone, SequenceSettings
+from pplr.models.sequence_network import hidden_states
 
 DATA = tiny.dataset()
 
@@ -83,6 +84,27 @@ def test_loss_equals_a_naive_computation(plain):
     assert loss.targets == targets
     assert loss.tokens == sum(len(examples.windows[i]) - 1 for i in rows)
     assert float(loss.total) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("contrast", "bias"), [("catalogue", "shared"), ("own", "shared"), ("catalogue", "none")])
+def test_gradients_of_many_states_are_those_of_all_logits_at_once(contrast, bias):
+    backbone = tiny.sequence_backbone(DATA, layers=1, dropout=0.0, contrast=contrast, bias=bias)
+    row, examples = random_row(backbone.layout), backbone.examples(DATA.training())
+    rows, known = np.arange(len(examples)), examples.items
+    found, expected = (TrainableRow(backbone.layout, row) for _ in range(2))
+    loss = backbone.loss(found.named, None, examples, rows, training=True)
+    loss.total.backward()
+    p, total = expected.named, torch.zeros(())
+    table = torch.nn.functional.linear(backbone.vectors, p["projection"]) + p["residual"]
+    for window in examples.windows:
+        states = hidden_states(p, table[torch.from_numpy(window[:-1])][None], layers=1, heads=2)[0]
+        logits = states @ table.T / math.sqrt(8) + (p["bias"] if bias == "shared" else 0)
+        among = known if contrast == "own" else np.arange(backbone.items)
+        wanted = torch.from_numpy(np.searchsorted(among, window[1:]))
+        total = total + torch.nn.functional.cross_entropy(logits[:, among], wanted, reduction="sum")
+    total.backward()
+    assert loss.targets > 128, "more than a chunk"
+    torch.testing.assert_close(found.gradient, expected.gradient, rtol=1e-3, atol=1e-4)
 
 
 def test_among_its_own_items_a_client_leaves_all_others_where_they_are(plain):

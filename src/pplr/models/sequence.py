@@ -36,6 +36,9 @@ from pplr.seeds import drawn_seed
 
 Where = Literal["shared", "private", "none"]
 
+_CHUNKS = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=128)
+"""Logits of 128 states at once stay in the processor's cache, and are never all there (benchmarks/sequence_speed.py)."""
+
 SCORED_ITEMS = 2048
 """Items of histories, padding counted, that are read at once for scoring: short histories are not padded to long ones."""
 
@@ -276,11 +279,10 @@ class SequenceBackbone(Backbone[ItemSequences]):
         chosen = (newest > 0) & (newest <= scored.unsqueeze(1))  # position t predicts item t + 1
         # the gradient of `table[items]` adds the rows of repeated items in an order that varies with the threads' timing
         states = self._states(p, F.embedding(items[:, :-1], table), dropout)
-        logits = self._logits(p, table, states[chosen], among)
         targets = items[:, 1:][chosen]
         if among is not None:
             targets = torch.searchsorted(among, targets)
-        total = F.cross_entropy(logits, targets, reduction="sum")
+        total = self._cross_entropy(p, table, states[chosen], targets, among)
         if among is not None:
             total = total + beyond(among, self.items) * len(targets)
         return Loss(total, len(targets), int(examples.lengths[rows].sum()))
@@ -329,12 +331,21 @@ class SequenceBackbone(Backbone[ItemSequences]):
     def _states(self, p: Parameters, items: Tensor, dropout: float) -> Tensor:
         return hidden_states(p, items, layers=self.settings.layers, heads=self.settings.heads, dropout=dropout)
 
-    def _logits(self, p: Parameters, table: Tensor, states: Tensor, among: Tensor | None = None) -> Tensor:
-        scored = table if among is None else F.embedding(among, table)
-        logits = F.linear(states * self.settings.width**-0.5, scored)
-        if "bias" not in p:
-            return logits
-        return logits + (p["bias"] if among is None else p["bias"].index_select(0, among))
+    def _logits(self, p: Parameters, table: Tensor, states: Tensor) -> Tensor:
+        return F.linear(states * self.settings.width**-0.5, table, p.get("bias"))
+
+    def _cross_entropy(
+        self, p: Parameters, table: Tensor, states: Tensor, targets: Tensor, among: Tensor | None
+    ) -> Tensor:
+        """Return the cross-entropy of `_logits`, summed over `states`: of all items, or of those `among` which `targets` count."""
+        bias = p.get("bias")
+        if among is not None:
+            table = F.embedding(among, table)
+            bias = None if bias is None else bias.index_select(0, among)
+        scaled = states * self.settings.width**-0.5
+        return F.linear_cross_entropy(
+            scaled, table, targets, linear_bias=bias, reduction="sum", options=_CHUNKS if len(targets) else None
+        )
 
 
 @dataclass(frozen=True)
