@@ -355,3 +355,5 @@ def test_cells_that_cannot_be_compared_stand_in_tables_of_their_own(study, files
         ("two items", ["local", "fedavg"]),
     ]
     assert {path.name for path in (tmp_path / "tables").glob("*.md")} == {"all.md", "two-items.md"}
+    content = json.loads((tmp_path / "study.json").read_text())
+    assert [group["table"] for group in content["groups"]] == ["all", "two-items"]

@@ -94,7 +94,7 @@ class CatalogueGrounding(CatalogueScorer):
             return torch.zeros(0, self._backbone.items)
         beams = max(self._backbone.settings.beams, wanted)
         while True:
-            scores = self._of(write(self._backbone, self._parameters, histories, free=False, beams=beams))
+            scores = self.grounded(write(self._backbone, self._parameters, histories, free=False, beams=beams))
             found = scores > self.nothing
             for user, history in enumerate(histories):
                 found[user, torch.from_numpy(history)] = False
@@ -102,7 +102,8 @@ class CatalogueGrounding(CatalogueScorer):
                 return scores
             beams = min(2 * beams, self._backbone.items)
 
-    def _of(self, beams: Beams) -> Tensor:
+    def grounded(self, beams: Beams) -> Tensor:
+        """Return what beams that wrote titles of the catalogue say, [users, items]."""
         users, count = beams.leaves.shape
         scores = torch.full((users, self._backbone.items), self.nothing)
         for user, leaves in enumerate(beams.leaves.tolist()):
@@ -122,8 +123,12 @@ class EmbeddingGrounding(CatalogueScorer):
 
     def scores(self, queries: Queries, wanted: int = 0) -> Tensor:
         """Return [len(queries), items]: minus the L2 distance."""
-        beams = write(self._backbone, self._parameters, list(queries.histories), free=True)
-        best = [beams.tokens[user, 0, : int(beams.lengths[user, 0])].tolist() for user in range(len(queries))]
+        return self.grounded(write(self._backbone, self._parameters, list(queries.histories), free=True))
+
+    def grounded(self, beams: Beams, rank: int = 0) -> Tensor:
+        """Return how close all titles are to the text of one beam of each user, the best one by default, [users, items]."""
+        users = range(len(beams.tokens))
+        best = [beams.tokens[user, rank, : int(beams.lengths[user, rank])].tolist() for user in users]
         eos = self._backbone.eos
         states = title_states(self._backbone, [[token for token in ids if token != eos] or [eos] for ids in best])
         return -torch.cdist(states, self._titles)

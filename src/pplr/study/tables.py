@@ -28,15 +28,17 @@ class Group:
 
     Attributes:
         title: the labels that all of them share and other groups do not; "" where there is one group.
+        table: name of the group's files in the folder of tables.
         comparison: the variants.
     """
 
     title: str
+    table: str
     comparison: Comparison
 
     def as_dict(self) -> dict[str, Any]:
         """Return the group as values that `json.dumps` takes."""
-        return {"title": self.title, **self.comparison.as_dict()}
+        return {"title": self.title, "table": self.table, **self.comparison.as_dict()}
 
 
 def write_tables(study: StudySettings, done: Sequence[Done], folder: Path, *, samples: int = 2000) -> list[Group]:
@@ -55,9 +57,8 @@ def write_tables(study: StudySettings, done: Sequence[Done], folder: Path, *, sa
     content = {"study": study.model_dump(mode="json"), "groups": [group.as_dict() for group in groups]}
     with alone(folder):
         for group in groups:
-            name = re.sub(r"[^\w.]+", "-", group.title).strip("-.") or study.name
             for form, write in WRITERS.items():
-                write_text(folder / TABLES / f"{name}.{ENDINGS[form]}", write(group.comparison))
+                write_text(folder / TABLES / f"{group.table}.{ENDINGS[form]}", write(group.comparison))
         write_page(folder / PAGE, study.name, [(group.title, group.comparison) for group in groups])
         write_text(folder / SUMMARY, json.dumps(content, indent=1))
     return groups
@@ -89,4 +90,5 @@ def _compared(study: StudySettings, done: Sequence[Done], group: Sequence[Done],
     alone = ", ".join(group[0][0].labels[axis] for axis in same if axis not in telling) or study.name
     named = [Variant(", ".join(key) or alone, tuple(variants[key])) for key in order]
     title = ", ".join(group[0][0].labels[axis] for axis in telling)
-    return Group(title, compare_variants(named, study.metric, samples))
+    name = re.sub(r"[^\w.]+", "-", title).strip("-.") or study.name
+    return Group(title, name, compare_variants(named, study.metric, samples))
