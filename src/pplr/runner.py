@@ -216,6 +216,7 @@ def save_rows(folder: Path, parts: Parts, rows: Mapping[str, Tensor]) -> None:
                 parts.backbone.adapted,
                 base_model=parts.model.name,
                 task_type="CAUSAL_LM" if parts.config.backbone.kind == "generative" else "FEATURE_EXTRACTION",
+                rank=parts.config.backbone.adapter.ranks.get(name),
             )
 
     write_folder(folder / ADAPTERS, fill)

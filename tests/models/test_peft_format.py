@@ -14,6 +14,7 @@ from pplr.errors import ModelError
 from pplr.models.layout import Layout, ParameterSpec, zeros
 from pplr.models.lora import AdapterSettings, Lora
 from pplr.models.peft_format import export_adapter, import_adapter
+from pplr.models.ranks import limit_rank_
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]])
 HEAD = [ParameterSpec("bias", (6,), zeros), ParameterSpec("mine", (2, 2), zeros, private=True)]
@@ -56,6 +57,27 @@ def test_peft_loads_the_folder_with_equal_outputs(tmp_path, kind, targets, scale
     torch.testing.assert_close(ours, loaded(IDS)[0], rtol=1e-5, atol=1e-5)
     assert loaded.peft_config["default"].base_model_name_or_path == f"tiny/{kind}"
     assert loaded.peft_config["default"].r == 3
+
+
+def test_a_client_of_a_lower_rank_has_a_smaller_folder_of_the_same_adapter(tmp_path):
+    model = tiny.decoder("llama")
+    untouched = copy.deepcopy(model)
+    lora, layout, row = adapted(model, rank=4, scale=6.0, head=HEAD)
+    limit_rank_(layout, row, 3)
+    task = {"base_model": "tiny/llama", "task_type": "CAUSAL_LM"}
+    export_adapter(tmp_path / "a", layout, row, lora, rank=3, **task)
+    shapes = {tuple(part.shape) for part in load_file(tmp_path / "a" / "adapter_model.safetensors").values()}
+    assert all(3 in shape for shape in shapes)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        loaded = peft.PeftModel.from_pretrained(untouched, tmp_path / "a").eval()
+    assert loaded.peft_config["default"].r == 3
+    with lora.bound(layout.views(row)):
+        torch.testing.assert_close(model(IDS)[0], loaded(IDS)[0], rtol=1e-5, atol=1e-5)
+    assert torch.equal(import_adapter(tmp_path / "a", layout, torch.ones(layout.size), lora), row)
+    narrower = adapted(tiny.decoder("llama"), rank=2, scale=3.0, head=HEAD)[0]
+    with pytest.raises(ModelError, match=r"has rank 3 and scale 4.5, this run rank 2 and scale 3"):
+        import_adapter(tmp_path / "a", layout, row, narrower)
 
 
 def test_a_folder_that_peft_wrote_comes_back(tmp_path, tiny_llama):

@@ -15,6 +15,7 @@ import pplr
 from pplr.errors import ConfigError
 from pplr.models.layout import Layout, ParameterSpec, kaiming, normal
 from pplr.models.ranks import RankLimits, limit_rank_
+from pplr.runner import open_run
 from whole_runs import assert_same_result, configuration, run_interrupted
 
 SMALL = {
@@ -42,7 +43,10 @@ def run(files, folder, strategy, kind="generative", **adapter):
 
 
 def adapters(folder):
-    return {name: load_file(folder / "adapters" / name / "adapter_model.safetensors") for name in SHOPS}
+    """The factors in each client's row, whole."""
+    parts, rows = open_run(folder)
+    views = {name: parts.backbone.layout.views(rows[name]) for name in SHOPS}
+    return {name: {key: part for key, part in each.items() if "lora" in key} for name, each in views.items()}
 
 
 def components(adapter):
@@ -178,6 +182,10 @@ def test_each_client_has_the_components_of_its_own_rank(files, tmp_path, strateg
     run(files, tmp_path / "run", {"kind": strategy}, rank=4, ranks=ranks)
     found = {name: components(adapter) for name, adapter in adapters(tmp_path / "run").items()}
     assert found == {"shop-0": {0}, "shop-1": {0, 1, 2, 3}, "shop-2": {0, 1, 2}}
+    for name in SHOPS:
+        exported = load_file(tmp_path / "run" / "adapters" / name / "adapter_model.safetensors")
+        ranks_written = {len(part) for key, part in exported.items() if "lora_A" in key}
+        assert ranks_written == {ranks.get(name, 4)}
 
 
 def test_the_audit_log_says_to_what_rows_were_cut(files, tmp_path):

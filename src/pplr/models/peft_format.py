@@ -7,6 +7,7 @@ are no low-rank factors (the head of the sequence backbone, biases of items) sta
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pplr.errors import ModelError
-from pplr.models.layout import Layout, ParameterSpec
+from pplr.models.layout import Layout
 from pplr.models.lora import FACTOR_A, FACTOR_B, Adapted
 from pplr.storage import write_folder, write_text
 
@@ -36,7 +37,14 @@ PLAIN: dict[str, tuple[Any, ...]] = {
 
 
 def export_adapter(
-    folder: Path, layout: Layout, row: Tensor, lora: Adapted | None, *, base_model: str, task_type: str
+    folder: Path,
+    layout: Layout,
+    row: Tensor,
+    lora: Adapted | None,
+    *,
+    base_model: str,
+    task_type: str,
+    rank: int | None = None,
 ) -> None:
     """Write `row` [P] as a folder that PEFT loads; `folder` is written whole or not at all.
 
@@ -47,19 +55,21 @@ def export_adapter(
         lora: the adapters of the language model; None where only a head is trained: then only the head is written.
         base_model: name of the language model, for whoever loads the folder.
         task_type: PEFT's task type, "CAUSAL_LM" or "FEATURE_EXTRACTION".
+        rank: components that the row fills (see `pplr.models.ranks`), which are written; absent: all. PEFT divides by the rank that
+            is written, so that the folder's `lora_alpha` is smaller by as much.
 
     Raises:
         StorageError: the disk is full or not writable.
     """
     named = layout.views(row.detach().cpu())
     factors = {spec.name for spec in lora.specs} if lora else set()
-    adapter = {_peft_name(name): t.contiguous() for name, t in named.items() if name in factors}
+    adapter = {_peft_name(name): _filled(name, t, rank).contiguous() for name, t in named.items() if name in factors}
     head = {name: t.contiguous() for name, t in named.items() if name not in factors}
 
     def fill(target: Path) -> None:
         if lora is not None:
             save_file(adapter, target / ADAPTER, metadata={"format": "pt"})
-            write_text(target / CONFIG, json.dumps(_config(lora, base_model, task_type), indent=2) + "\n")
+            write_text(target / CONFIG, json.dumps(_config(lora, base_model, task_type, rank), indent=2) + "\n")
         if head:
             save_file(head, target / HEAD)
 
@@ -70,7 +80,7 @@ def import_adapter(folder: Path, layout: Layout, row: Tensor, lora: Adapted | No
     """Return a copy of `row` [P] in which everything that the folder holds is replaced by what the folder holds.
 
     Args:
-        folder: an adapter folder written by `export_adapter`, or by PEFT itself.
+        folder: an adapter folder written by `export_adapter`, or by PEFT itself; with `lora` it may have a lower rank.
         layout: of the row.
         row: supplies what the folder does not hold: the head, where PEFT wrote the folder.
         lora: the adapters that the row is for; if given, the folder's scale must be theirs.
@@ -83,27 +93,35 @@ def import_adapter(folder: Path, layout: Layout, row: Tensor, lora: Adapted | No
     views = layout.views(result)
     factors = [name for name in specs if name.endswith((FACTOR_A, FACTOR_B))]
     if factors:
-        _check_config(folder, lora)
+        rank = _checked_rank(folder, lora)
         adapter = _load(folder / ADAPTER)
         named = {_layout_name(name): tensor for name, tensor in adapter.items()}
-        _check_shapes(folder / ADAPTER, named, {name: specs[name] for name in factors})
+        places = {name: _filled(name, views[name], rank) for name in factors}
+        _check_shapes(folder / ADAPTER, named, {name: tuple(place.shape) for name, place in places.items()})
         for name, tensor in named.items():
-            views[name].copy_(tensor)
+            views[name].zero_()
+            places[name].copy_(tensor)
     if (folder / HEAD).exists() or not factors:
         head = _load(folder / HEAD)
-        _check_shapes(folder / HEAD, head, {name: spec for name, spec in specs.items() if name not in factors})
+        _check_shapes(folder / HEAD, head, {name: spec.shape for name, spec in specs.items() if name not in factors})
         for name, tensor in head.items():
             views[name].copy_(tensor)
     return result
 
 
-def _config(lora: Adapted, base_model: str, task_type: str) -> dict[str, Any]:
-    scale = lora.settings.scale
+def _filled(name: str, factor: Tensor, rank: int | None) -> Tensor:
+    """Return the first `rank` components of a factor, A [r, in] or B [out, r], as a view of it."""
+    return factor[:rank] if name.endswith(FACTOR_A) else factor[:, :rank]
+
+
+def _config(lora: Adapted, base_model: str, task_type: str, rank: int | None) -> dict[str, Any]:
+    written = lora.settings.rank if rank is None else rank
+    scale = lora.settings.scale * written / lora.settings.rank
     return {
         "peft_type": "LORA",
         "task_type": task_type,
         "base_model_name_or_path": base_model,
-        "r": lora.settings.rank,
+        "r": written,
         "lora_alpha": int(scale) if scale.is_integer() else scale,
         "lora_dropout": lora.settings.dropout,
         "target_modules": list(lora.settings.targets),
@@ -114,8 +132,8 @@ def _config(lora: Adapted, base_model: str, task_type: str) -> dict[str, Any]:
     }
 
 
-def _check_config(folder: Path, lora: Adapted | None) -> None:
-    """Refuse what is not plain LoRA, or scales its update in another way than `lora`."""
+def _checked_rank(folder: Path, lora: Adapted | None) -> int | None:
+    """Return the folder's rank, None where it must be the layout's; refuse what is not plain LoRA, or scales its update in another way than `lora`."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         rank, scale = int(config["r"]), float(config["lora_alpha"])
@@ -131,14 +149,18 @@ def _check_config(folder: Path, lora: Adapted | None) -> None:
                 f"The adapter in {folder} has {key} = {value!r}; only plain LoRA ({key} = {allowed[0]!r}) can be "
                 "imported. Merge it into the base model, or train it again as plain LoRA."
             )
-    if lora is not None and (rank, scale) != (lora.settings.rank, lora.settings.scale):
+    if lora is None:
+        return None
+    own = lora.settings
+    if not 0 < rank <= own.rank or not math.isclose(scale * own.rank, own.scale * rank):
         raise ModelError(
-            f"The adapter in {folder} has rank {rank} and scale {scale:g}, this run rank {lora.settings.rank} and "
-            f"scale {lora.settings.scale:g}. Set backbone.adapter.rank = {rank} and backbone.adapter.scale = {scale:g}."
+            f"The adapter in {folder} has rank {rank} and scale {scale:g}, this run rank {own.rank} and "
+            f"scale {own.scale:g}. Set backbone.adapter.rank = {rank} and backbone.adapter.scale = {scale:g}."
         )
+    return rank
 
 
-def _check_shapes(path: Path, found: dict[str, Tensor], expected: dict[str, ParameterSpec]) -> None:
+def _check_shapes(path: Path, found: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> None:
     missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing or unknown:
         differences = (("it lacks", missing), ("it has the unknown", unknown))
@@ -147,10 +169,10 @@ def _check_shapes(path: Path, found: dict[str, Tensor], expected: dict[str, Para
             f"{path} does not hold this model's parameters: {' and '.join(parts)}. Choose the base model, the "
             "adapter's targets and the catalogue that it was trained with."
         )
-    for name, spec in expected.items():
-        if tuple(found[name].shape) != spec.shape:
+    for name, shape in expected.items():
+        if tuple(found[name].shape) != shape:
             raise ModelError(
-                f"{path} holds {name} of shape {list(found[name].shape)}, but this model needs {list(spec.shape)}. "
+                f"{path} holds {name} of shape {list(found[name].shape)}, but this model needs {list(shape)}. "
                 "Choose the base model, the adapter's rank and the catalogue that it was trained with."
             )
 
