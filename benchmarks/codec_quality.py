@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
             for codec in options.codecs:
                 folder = _folder(options.work, name, seed, codec)
                 if not (folder / "metrics.json").is_file():
-                    _run(_config(options, section, seed, codec), folder)
+                    through_a_server(_config(options, section, seed, codec), folder)
     results = {name: _compared(options.work, name) for name in data}
     write_result(options.output, "codec_quality", {"bottom": 2, "target": 0.01, "data": results})
 
@@ -62,7 +62,7 @@ def _compared(work: Path, name: str) -> dict[str, Any]:
         for seed in SEEDS:
             run_folders = [_folder(work, name, seed, each) for each in ("float32", codec)]
             if all((folder / "metrics.json").is_file() for folder in run_folders):
-                pairs[seed] = [_figures(folder) for folder in run_folders]
+                pairs[seed] = [per_user(folder) for folder in run_folders]
         if not pairs:
             continue
         reference, values = (np.mean([pair[which] for pair in pairs.values()], axis=0) for which in (0, 1))
@@ -71,24 +71,26 @@ def _compared(work: Path, name: str) -> dict[str, Any]:
             "ndcg@10": float(values.mean()),
             "relative_difference": float(values.mean() / reference.mean() - 1),
             "of_each_seed": [float(value.mean() / base.mean() - 1) for base, value in pairs.values()],
-            "interval_95": _interval(values, reference),
-            "gigabytes": _gigabytes(_folder(work, name, min(pairs), codec)),
+            "interval_95": relative_interval(values, reference),
+            "gigabytes": gigabytes(_folder(work, name, min(pairs), codec)),
         }
         users = len(values)
     return {"users": users, "codecs": found}
 
 
-def _figures(folder: Path) -> Any:
+def per_user(folder: Path) -> Any:
     """Return NDCG@10 of every user, in the order of their ids."""
     return pl.read_parquet(folder / "per_user.parquet").sort("user")["ndcg@10"].to_numpy()
 
 
-def _gigabytes(folder: Path) -> float:
+def gigabytes(folder: Path) -> float:
+    """Return what a run's clients and the trunk's server have sent each other."""
     wire = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["cost"]["wire"]
     return float(sum(kind["bytes"] for kinds in wire.values() for kind in kinds.values()) / 1e9)
 
 
-def _interval(values: Any, reference: Any) -> list[float]:
+def relative_interval(values: Any, reference: Any) -> list[float]:
+    """Return the paired bootstrap interval of mean(values) / mean(reference) - 1 over users."""
     draws = np.random.default_rng(1).integers(len(values), size=(2000, len(values)))
     ratios = values[draws].mean(1) / reference[draws].mean(1) - 1
     return [float(bound) for bound in np.quantile(ratios, (0.025, 0.975))]
@@ -108,7 +110,8 @@ def _config(options: argparse.Namespace, section: dict[str, Any], seed: int, cod
     return parse_config(values, Path())
 
 
-def _run(config: Config, folder: Path) -> None:
+def through_a_server(config: Config, folder: Path) -> None:
+    """Run `config` into `folder`, its trunk in a server's process that is started for it."""
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         make_certificates(work / "certificates", CLIENTS)

@@ -312,6 +312,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "plan_measured": ("What a plan foretells, and what was measured", _plan_measured),
     "trunk_training": ("Training through a trunk's server", trunk_sections.training),
     "codec_quality": ("What codecs cost in quality", trunk_sections.codecs),
+    "split_costs": ("What each k and codec costs", trunk_sections.costs),
     "trunk_soak": ("A trunk's server among clients that are killed", trunk_sections.soak),
     "trunk_fuzz": ("A trunk's server among frames that are wrong", trunk_sections.fuzz),
     "flower_round": ("A round over the network", silo_sections.network_round),

@@ -71,6 +71,7 @@ def planned(games: Path | None, work: Path, *, slow: bool) -> dict[str, list[str
     if slow:
         commands["hidden_states"] = []
         commands["codec_quality"] = ["--work", str(work / "codec-quality")]
+        commands["split_costs"] = ["--work", str(work / "split-costs")]
     if slow and games is not None:
         commands[SLOW] = ["--data", str(games), "--work", str(work / SLOW)]
     return commands

@@ -16,8 +16,13 @@ from statistics import mean
 from typing import Any
 
 from page_parts import between_marks, table
+from pplr.evaluation import Difference
+from pplr.report.comparison import ComparedRun, Variant, compare_variants
 from pplr.report.record import read_record
 from pplr.report.schema import Metrics
+from pplr.study.grid import cells
+from pplr.study.records import recorded
+from pplr.study.settings import SEED, load_study
 from pplr.wording import baseline_name
 
 HERE = Path(__file__).parent
@@ -32,23 +37,35 @@ def main() -> None:
     """Write the tables of all studies that have records."""
     for study in sorted(STUDIES.glob("*.toml")):
         records = STUDIES / "results" / study.stem
-        if records.is_dir():
-            group, tests = compared(study, records)
-            between_marks(HERE.parent / "docs" / "results.md", study.stem, f"{tests}\n{validation(group, records)}")
+        if records.is_dir() and "clients" in load_study(study).axes:
+            between_marks(HERE.parent / "docs" / "results.md", study.stem, by_clients(study, records))
+        elif records.is_dir():
+            groups = compared(study, records)
+            parts = [headed(group, f"{tests}\n{validation(group, records)}") for group, tests in groups]
+            between_marks(HERE.parent / "docs" / "results.md", study.stem, "\n".join(parts))
             if study.stem == "movietweetings":
-                between_marks(HERE.parent / "README.md", "results", summary(group))
-    page, results = HERE.parent / "docs" / "results.md", HERE / "results"
-    between_marks(page, "new-items", new_items(json.loads((results / "buckets.json").read_text(encoding="utf-8"))))
-    between_marks(page, "in-place", in_place(json.loads((results / "in_place.json").read_text(encoding="utf-8"))))
+                between_marks(HERE.parent / "README.md", "results", summary(groups[0][0]))
+    for mark, (name, section) in SECTIONS.items():
+        result = json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        between_marks(HERE.parent / "docs" / "results.md", mark, section(result))
 
 
-def compared(study: Path, records: Path) -> tuple[dict[str, Any], str]:
-    """Return what the study says of its records: the figures, and the table of test figures in Markdown."""
+def compared(study: Path, records: Path) -> list[tuple[dict[str, Any], str]]:
+    """Return what the study says of its records, for each group of runs that can be compared: the figures, and the table of test
+    figures in Markdown.
+    """
     with tempfile.TemporaryDirectory() as folder:
         words = ["study", str(study), "--records", str(records), "--no-run", "--out", folder, "--quiet"]
         subprocess.run([sys.executable, "-m", "pplr", *words], check=True, capture_output=True)
-        group: dict[str, Any] = json.loads((Path(folder) / "study.json").read_text(encoding="utf-8"))["groups"][0]
-        return group, (Path(folder) / "tables" / f"{study.stem}.md").read_text(encoding="utf-8")
+        groups = json.loads((Path(folder) / "study.json").read_text(encoding="utf-8"))["groups"]
+        return [
+            (group, (Path(folder) / "tables" / f"{group['table']}.md").read_text(encoding="utf-8")) for group in groups
+        ]
+
+
+def headed(group: dict[str, Any], text: str) -> str:
+    """Return a group's text under its title, where there is more than one group."""
+    return f"### {group['title']}\n\n{text}" if group["title"] else text
 
 
 def validation(group: dict[str, Any], folder: Path) -> str:
@@ -68,6 +85,45 @@ def validation(group: dict[str, Any], folder: Path) -> str:
             ]
         )
     return table(["variant", "validation NDCG@10", "worst client", "rounds"], rows)
+
+
+def by_clients(path: Path, folder: Path) -> str:
+    """Return a row for each way to part users into clients, which is a comparison of its own: what each strategy reaches,
+    by the seeds that all of them have.
+    """
+    study, known = load_study(path), recorded(folder)
+    variants: dict[str, dict[str, dict[str, Path]]] = {}
+    for cell in cells(study, path.parent):
+        if (record := known.get(cell.digest)) is not None:
+            found = variants.setdefault(cell.labels["clients"], {}).setdefault(cell.labels["strategy"], {})
+            found[cell.labels[SEED]] = record
+    head = ["clients", "seeds", *study.axes["strategy"]]
+    reference, rows = study.reference["strategy"], []
+    for clients, strategies in variants.items():
+        if not {reference, "pplr"} <= set(strategies):
+            continue
+        order = sorted(strategies, key=lambda name: name != reference)
+        seeds = set.intersection(*(set(strategies[name]) for name in order))
+        chosen = [Variant(name, tuple(strategies[name][seed] for seed in sorted(seeds))) for name in order]
+        runs = compare_variants(chosen, KEY).runs
+        by_name = {run.label: run for run in runs}
+        rows.append(
+            [clients, ", ".join(map(str, runs[0].seeds))]
+            + [_overall_and_worst(by_name[name]) if name in by_name else "" for name in study.axes["strategy"]]
+            + [_interval(by_name["pplr"].difference), _interval(by_name["pplr"].worst_difference)]
+        )
+    return table([*head, f"pplr - {reference}, overall [95%]", "worst client [95%]"], rows)
+
+
+def _overall_and_worst(run: ComparedRun) -> str:
+    return f"{run.overall:.4f} / {run.balance.worst:.4f}" if run.balance is not None else f"{run.overall:.4f}"
+
+
+def _interval(difference: Difference | None) -> str:
+    if difference is None:
+        return ""
+    text = f"{difference.estimate:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
+    return f"**{text}**" if difference.clear else text
 
 
 def new_items(result: dict[str, Any]) -> str:
@@ -91,6 +147,49 @@ def how_trained(backbone: dict[str, Any]) -> str:
 
 def _both(figures: dict[str, float]) -> str:
     return f"{figures['recall@10']:.4f} / {figures['ndcg@10']:.4f}" if figures["users"] else ""
+
+
+def grounding(result: dict[str, Any]) -> str:
+    """Return quality and time of each way to ground, and what is written freely, before and after training."""
+    ways, notes = [], []
+    for run in result["runs"].values():
+        for state, found in run["states"].items():
+            fastest = min(way["seconds_per_user"] for way in found["grounding"])
+            ways += [
+                [
+                    state,
+                    way["grounding"],
+                    str(way["beams"]),
+                    f"{way['recall@10']:.4f}",
+                    f"{way['ndcg@10']:.4f}",
+                    str(way["distinct_first"]),
+                    f"{way['seconds_per_user']:.2f} ({way['seconds_per_user'] / fastest:.1f})",
+                ]
+                for way in found["grounding"]
+            ]
+            writing = found["writing"]
+            shares = [writing[key] for key in ("best_is_title", "is_title", "best_in_history", "duplicate")]
+            notes.append([state, *(f"{100 * share:.1f}%" for share in shares), str(writing["distinct_best"])])
+    head = [
+        "model",
+        "grounding",
+        "beams",
+        "Recall@10",
+        "NDCG@10",
+        "different first items",
+        "seconds a user (times the fastest)",
+    ]
+    written = [
+        "model",
+        "users whose best beam is a title",
+        "beams that are titles",
+        "users whose best beam is in their history",
+        "further beams nearest to the item of a better one",
+        "different best texts",
+    ]
+    users = {state["writing"]["users"] for run in result["runs"].values() for state in run["states"].values()}
+    many = f"{', '.join(map(str, sorted(users)))} users.\n\n"
+    return f"{many}{table(head, ways)}\n{table(written, notes)}"
 
 
 def in_place(result: dict[str, Any]) -> str:
@@ -132,6 +231,14 @@ def best_round(metrics: Metrics) -> tuple[float, float | None, int]:
     scores = [client.validation[KEY] for client in best.clients.values() if KEY in client.validation]
     assert best.score is not None
     return best.score, min(scores) if len(scores) > 1 else None, len(rounds)
+
+
+SECTIONS = {
+    "new-items": ("buckets", new_items),
+    "grounding": ("grounding", grounding),
+    "in-place": ("in_place", in_place),
+}
+"""Place in the page -> result file, and what is made of it."""
 
 
 if __name__ == "__main__":

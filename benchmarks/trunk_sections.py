@@ -77,6 +77,36 @@ def codecs(r: Result) -> str:
     )
 
 
+def costs(r: Result) -> str:
+    """Return the section of split_costs.py."""
+    whole = r["whole"]
+    rows = [["whole", "", f"{whole['ndcg@10']:.4f}", "", "", "1.0", _memory(whole)]]
+    for one in r["choices"]:
+        low, high = one["interval_95"]
+        rows.append(
+            [
+                str(one["bottom"]),
+                one["codec"],
+                f"{one['ndcg@10']:.4f}",
+                f"{100 * one['relative_difference']:+.2f}% ({100 * low:+.2f} to {100 * high:+.2f})",
+                f"{one['gigabytes']:.2f}",
+                f"{one['train_seconds'] / whole['train_seconds']:.1f}",
+                _memory(one),
+            ]
+        )
+    return (
+        f"{r['model']} as encoder backbone on {r['data']}: {r['rounds']} rounds with {r['examples']:,} examples, {r['users']:,} test users, one "
+        "seed, the same for all rows. Five clients in one process, the trunk in another one on the same machine. GB: of training, validation and "
+        "test. Time: of training, by that of the whole model, one run each, without a network's latency. Memory: of the clients' process at its "
+        "highest; in brackets what it has before it loads data and model.\n\n"
+        + table(["k", "codec", "NDCG@10", "against whole [95%]", "GB on the wire", "time", "memory (MB)"], rows)
+    )
+
+
+def _memory(figures: dict[str, Any]) -> str:
+    return f"{figures['peak_memory_bytes'] / 1e6:,.0f} ({figures['memory_before_bytes'] / 1e6:,.0f})"
+
+
 def soak(r: Result) -> str:
     """Return the section of trunk_soak.py."""
     memory = r["memory"]

@@ -123,6 +123,15 @@ class Config(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _has_no_lower_ranks_of_one_row_for_all(self) -> Self:
+        if self.backbone.adapter.ranks and self.strategy.pools_data:
+            raise ValueError(
+                "strategy.kind names one that trains a single row on all data, and backbone.adapter.ranks are of single "
+                "clients. Leave the ranks out, or set backbone.adapter.rank for all"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_rounds_for_a_server(self) -> Self:
         if self.federation.rounds == 0 and self.placement.kind == "split" and self.placement.server is not None:
             raise ValueError("federation.rounds = 0 leaves the trunk's server without rows. Leave placement.server out")

@@ -15,6 +15,7 @@ import pplr
 import tiny
 from pplr.data.dataset import Part
 from pplr.errors import PplrError
+from pplr.models.grounding import Written
 from pplr.models.hub import Kind
 from pplr.models.hub.parts import load_parts
 from pplr.models.hub.resolver import ModelFiles
@@ -360,6 +361,165 @@ def test_buckets_of_a_run_are_parts_of_what_it_has_measured(script, tmp_path, fi
     (tmp_path / "events.csv").write_text("\n".join(events), encoding="utf-8")
     with pytest.raises(PplrError, match="have changed since"):
         script("buckets").main()
+
+
+def test_split_costs_are_those_of_the_same_training_whole_and_split(script, files, tmp_path, monkeypatch):
+    module = script("split_costs")
+    ours = module.configuration
+
+    def small(options, choice):
+        return configuration(
+            files,
+            "encoder",
+            clients={"kind": "random", "count": 5},
+            federation={"rounds": 1},
+            training={"batch_tokens": 300, "max_examples": 25, "learning_rate": options.rounds / 1000},
+            evaluation={"max_users": 4, "baselines": False, "examples": 0},
+            placement=ours(options, choice).placement.model_dump(exclude_none=True),
+        )
+
+    monkeypatch.setattr(module, "configuration", small)
+    given = ["--work", str(tmp_path / "runs"), "--ks", "0", "--codecs", "float32", "int8"]
+    result = result_of(module, tmp_path / "r.json", *given)
+    exact, rounded = result["choices"]
+    assert [exact["codec"], rounded["codec"]] == ["float32", "int8"]
+    assert exact["ndcg@10"] == pytest.approx(result["whole"]["ndcg@10"])
+    assert exact["relative_difference"] == pytest.approx(0, abs=1e-9)
+    assert 2 < exact["gigabytes"] / rounded["gigabytes"] < 4.2
+    for one in (result["whole"], exact, rounded):
+        assert 0 < one["memory_before_bytes"] <= one["peak_memory_bytes"]
+    page = script("trunk_sections").costs(result)
+    assert f"| 0 | int8 | {rounded['ndcg@10']:.4f} |" in page
+    assert result_of(module, tmp_path / "again.json", *given)["choices"] == result["choices"], "nothing is run twice"
+    with pytest.raises(SystemExit, match="has another configuration"):
+        module.main([*given, "--output", str(tmp_path / "other.json"), "--rounds", "5"])
+
+
+@pytest.mark.parametrize("grounding", ["catalogue", "embedding"])
+def test_grounding_measures_a_run_as_the_run_measured_itself(script, files, tmp_path, monkeypatch, grounding):
+    backbone = {"kind": "generative", "model": str(files / "llama"), "title_tokens": 30, "prompt_tokens": 500}
+    config = configuration(
+        files,
+        backbone=backbone | {"grounding": grounding, "beams": 3},
+        training={"batch_tokens": 600, "max_examples": 30},
+        federation={"rounds": 1},
+        evaluation={"max_users": 4, "baselines": False},
+    )
+    metrics = pplr.run(config, tmp_path / "run").metrics
+    output = tmp_path / "grounding.json"
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "run"), "--beams", "1", "3", "--output", str(output)])
+    script("grounding").main()
+    states = json.loads(output.read_text(encoding="utf-8"))["runs"]["run"]["states"]
+    ways = {(way["grounding"], way["beams"]): way for way in states["trained"]["grounding"]}
+    assert set(ways) == {(kind, width) for kind in ("embedding", "catalogue") for width in (1, 3)}
+    for key in ("recall@10", "ndcg@10"):
+        assert ways[grounding, 3][key] == pytest.approx(metrics["overall"][key])
+    writing = states["pretrained"]["writing"]
+    assert writing["users"] == 12
+    assert writing["best_is_title"] == writing["best_in_history"] == 0, "random letters are no titles"
+
+
+def test_texts_that_are_titles_are_told_from_others(script, files, tmp_path, monkeypatch):
+    module = script("grounding")
+    backbone = {"kind": "generative", "model": str(files / "llama"), "title_tokens": 30, "prompt_tokens": 500}
+    config = configuration(
+        files, backbone=backbone | {"beams": 2}, federation={"rounds": 1}, evaluation={"max_users": 2}
+    )
+    pplr.run(config, tmp_path / "run")
+    parts, rows = pplr.runner.open_run(tmp_path / "run")
+    titles = parts.dataset.catalogue.titles
+    spoken = iter([batch.histories for _, _, batch in module.asked(parts, parts.backbone, rows)])
+
+    def texts(_, beams):
+        """Of the two users of a client the first gets nonsense and a title, the second two titles of its history."""
+        first, second = next(spoken)  # the batches of `asked`, in their order
+        return [
+            Written(("nonsense", titles[first[0]]), (0, 0)),
+            Written((titles[second[0]], titles[second[-1]]), (0, 0)),
+        ]
+
+    def distances(scorer, beams, beam=0):
+        """The second beam is nearest to the first one's item for the first user, to another item for the second."""
+        return -torch.tensor([[0.0, 1, 2], [1, 0, 2] if beam else [0, 1, 2]])
+
+    monkeypatch.setattr(module, "written_texts", texts)
+    monkeypatch.setattr(module.EmbeddingGrounding, "grounded", distances)
+    found = module.written(parts, parts.backbone, rows)
+    assert found["users"] == 6
+    assert found["best_is_title"] == found["best_in_history"] == pytest.approx(3 / 6)
+    assert found["is_title"] == pytest.approx(9 / 12)
+    assert found["duplicate"] == pytest.approx(3 / 6)
+    assert found["distinct_best"] == len({"nonsense", *(titles[rows[0]] for rows in seconds(module, parts, rows))})
+
+
+def seconds(module, parts, rows):
+    """The histories of the second users."""
+    return [batch.histories[1] for _, _, batch in module.asked(parts, parts.backbone, rows)]
+
+
+def test_the_page_of_grounding_holds_what_was_measured(script):
+    way = {"users": 4, "recall@10": 0.25, "ndcg@10": 0.125, "distinct_first": 3}
+    ways = [
+        {**way, "grounding": "embedding", "beams": 1, "seconds_per_user": 3.0},
+        {**way, "grounding": "catalogue", "beams": 10, "seconds_per_user": 2.0},
+    ]
+    writing = {"users": 4, "beams": 4, "best_is_title": 0.5, "best_in_history": 0.25, "is_title": 0.375}
+    writing |= {"duplicate": 0.125, "distinct_best": 3}
+    result = {"runs": {"run": {"states": {"trained": {"writing": writing, "grounding": ways}}}}}
+    lines = script("study_pages").grounding(result).splitlines()
+    assert lines[0] == "4 users."
+    assert "| trained | embedding | 1 | 0.2500 | 0.1250 | 3 | 3.00 (1.5) |" in lines
+    assert "| trained | 50.0% | 37.5% | 25.0% | 12.5% | 3 |" in lines
+
+
+def test_every_way_to_part_the_users_is_compared_by_the_seeds_that_all_strategies_have(script, files, tmp_path):
+    from pplr.study.grid import cells
+    from pplr.study.records import record_cell
+    from pplr.study.run import find_folder, run_cells
+    from pplr.study.settings import load_study
+
+    base = configuration(files)
+    text = f"""
+name = "parts"
+reference = {{ strategy = "fedavg" }}
+[base]
+threads = 1
+data = {{ events = "{files / "events.csv"}", items = "{files / "items.csv"}" }}
+backbone = {{ kind = "sequence", model = "{base.backbone.model}", width = 16, positions = 8 }}
+federation.rounds = 1
+training.batch_tokens = 600
+[axes]
+seed = [1, 2]
+[axes.clients.two]
+clients = {{ kind = "random", count = 2 }}
+[axes.clients.three]
+clients = {{ kind = "random", count = 3 }}
+[axes.strategy.pplr]
+strategy.kind = "pplr"
+[axes.strategy.fedavg]
+strategy.kind = "fedavg"
+"""
+    path = tmp_path / "parts.toml"
+    path.write_text(text, encoding="utf-8")
+    grid = cells(load_study(path), tmp_path)
+    assert run_cells(grid, tmp_path / "runs") == []
+    found = {}
+    for cell in grid:
+        two = cell.config.clients.count == 2
+        if cell.labels["seed"] == "1" or (two and cell.labels["strategy"] == "fedavg"):
+            folder = find_folder(tmp_path / "runs", cell)
+            record_cell(cell, folder, tmp_path / "records")
+            metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            found[two, cell.labels["strategy"], cell.labels["seed"]] = metrics["overall"]["ndcg@10"]
+    lines = script("study_pages").by_clients(path, tmp_path / "records").splitlines()
+    assert len(lines) == 4
+    for line, two in zip(lines[2:], (True, False), strict=True):
+        cells_of = [part.strip() for part in line.split("|")[1:-1]]
+        assert cells_of[1] == "1", "fedavg has two seeds, pplr one"
+        pplr_first, fedavg = (found[two, strategy, "1"] for strategy in ("pplr", "fedavg"))
+        assert cells_of[2].startswith(f"{pplr_first:.4f} / ")
+        assert cells_of[3].startswith(f"{fedavg:.4f} / ")
+        assert cells_of[4].strip("*").startswith(f"{pplr_first - fedavg:+.4f} [")
 
 
 def test_mixing_in_place_is_the_matrix_of_a_loop_that_overwrites(script, files, tmp_path, monkeypatch):

@@ -75,6 +75,8 @@ def test_a_client_of_a_lower_rank_has_a_smaller_folder_of_the_same_adapter(tmp_p
     with lora.bound(layout.views(row)):
         torch.testing.assert_close(model(IDS)[0], loaded(IDS)[0], rtol=1e-5, atol=1e-5)
     assert torch.equal(import_adapter(tmp_path / "a", layout, torch.ones(layout.size), lora), row)
+    with pytest.raises(ValueError, match="fills more than 2 components"):
+        export_adapter(tmp_path / "b", layout, row, lora, rank=2, **task)
     narrower = adapted(tiny.decoder("llama"), rank=2, scale=3.0, head=HEAD)[0]
     with pytest.raises(ModelError, match=r"has rank 3 and scale 4.5, this run rank 2 and scale 3"):
         import_adapter(tmp_path / "a", layout, row, narrower)

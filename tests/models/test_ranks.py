@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import pplr
 from pplr.errors import ConfigError
 from pplr.models.layout import Layout, ParameterSpec, kaiming, normal
+from pplr.models.peft_format import import_adapter
 from pplr.models.ranks import RankLimits, limit_rank_
 from pplr.runner import open_run
 from whole_runs import assert_same_result, configuration, run_interrupted
@@ -184,8 +185,17 @@ def test_each_client_has_the_components_of_its_own_rank(files, tmp_path, strateg
     assert found == {"shop-0": {0}, "shop-1": {0, 1, 2, 3}, "shop-2": {0, 1, 2}}
     for name in SHOPS:
         exported = load_file(tmp_path / "run" / "adapters" / name / "adapter_model.safetensors")
-        ranks_written = {len(part) for key, part in exported.items() if "lora_A" in key}
-        assert ranks_written == {ranks.get(name, 4)}
+        assert {len(part) for key, part in exported.items() if "lora_A" in key} == {ranks.get(name, 4)}
+    parts, rows = open_run(tmp_path / "run")
+    for name, row in rows.items():
+        folder, nothing = tmp_path / "run" / "adapters" / name, torch.ones(len(row))
+        assert torch.equal(import_adapter(folder, parts.backbone.layout, nothing, parts.backbone.lora), row)
+
+
+def test_one_row_for_all_has_one_rank(files):
+    backbone = {"kind": "encoder", "model": str(files / "bert"), "adapter": {"rank": 2, "ranks": {"shop-1": 1}}}
+    with pytest.raises(ConfigError, match=r"Leave the ranks out, or set backbone\.adapter\.rank for all"):
+        configuration(files, backbone=backbone, strategy={"kind": "centralised"})
 
 
 def test_the_audit_log_says_to_what_rows_were_cut(files, tmp_path):

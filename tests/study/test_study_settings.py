@@ -116,6 +116,13 @@ def test_all_mistakes_in_cells_are_named_with_their_cells(tmp_path):
         ("axes = {}", "axes"),
         ("[axis]\nseed = [1]", "a study has no such key. Did you mean 'axes'?"),
         ("[axes]\nseed = [1, 1]", "axes.seed has a value twice"),
+        ("axes = [1]", "axes is a table of axes"),
+        ("[axes]\nseed = 1", "axes.seed is neither a list of values nor a table"),
+        ("[axes.strategy]\nkind = 'pplr'", "[axes.strategy.NAME] with keys"),
+        (
+            "[axes]\nclients = [{ kind = 'kmeans' }]",
+            "Give each variant a name: [axes.clients.NAME]",
+        ),
         ("reference = { strategie = 'x' }\n[axes]\nstrategy = ['x']", "Did you mean 'strategy'?"),
         ("reference = { seed = '3' }\n[axes]\nseed = [1, 2]", "There is: 1, 2"),
         ("[axes", "not valid TOML"),

@@ -103,7 +103,7 @@ class CatalogueGrounding(CatalogueScorer):
             beams = min(2 * beams, self._backbone.items)
 
     def grounded(self, beams: Beams) -> Tensor:
-        """Return what beams that wrote titles of the catalogue say, [users, items]."""
+        """Return, for beams that wrote titles of the catalogue, how many beams each title beats, itself included, [users, items]."""
         users, count = beams.leaves.shape
         scores = torch.full((users, self._backbone.items), self.nothing)
         for user, leaves in enumerate(beams.leaves.tolist()):
@@ -125,10 +125,10 @@ class EmbeddingGrounding(CatalogueScorer):
         """Return [len(queries), items]: minus the L2 distance."""
         return self.grounded(write(self._backbone, self._parameters, list(queries.histories), free=True))
 
-    def grounded(self, beams: Beams, rank: int = 0) -> Tensor:
-        """Return how close all titles are to the text of one beam of each user, the best one by default, [users, items]."""
+    def grounded(self, beams: Beams, beam: int = 0) -> Tensor:
+        """Return minus the L2 distance of all titles to what one beam of each user wrote, the best one by default, [users, items]."""
         users = range(len(beams.tokens))
-        best = [beams.tokens[user, rank, : int(beams.lengths[user, rank])].tolist() for user in users]
+        best = [beams.tokens[user, beam, : int(beams.lengths[user, beam])].tolist() for user in users]
         eos = self._backbone.eos
         states = title_states(self._backbone, [[token for token in ids if token != eos] or [eos] for ids in best])
         return -torch.cdist(states, self._titles)

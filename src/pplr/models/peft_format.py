@@ -55,14 +55,17 @@ def export_adapter(
         lora: the adapters of the language model; None where only a head is trained: then only the head is written.
         base_model: name of the language model, for whoever loads the folder.
         task_type: PEFT's task type, "CAUSAL_LM" or "FEATURE_EXTRACTION".
-        rank: components that the row fills (see `pplr.models.ranks`), which are written; absent: all. PEFT divides by the rank that
-            is written, so that the folder's `lora_alpha` is smaller by as much.
+        rank: components that the row fills (see `pplr.models.ranks`): the folder's rank; absent: all. The folder's `lora_alpha`
+            is scale x rank / r, which leaves alpha / r as it is.
 
     Raises:
+        ValueError: the row fills more than `rank` components.
         StorageError: the disk is full or not writable.
     """
     named = layout.views(row.detach().cpu())
     factors = {spec.name for spec in lora.specs} if lora else set()
+    if rank is not None and any(_beyond(name, named[name], rank).any() for name in factors):
+        raise ValueError(f"The row fills more than {rank} components.")
     adapter = {_peft_name(name): _filled(name, t, rank).contiguous() for name, t in named.items() if name in factors}
     head = {name: t.contiguous() for name, t in named.items() if name not in factors}
 
@@ -112,6 +115,10 @@ def import_adapter(folder: Path, layout: Layout, row: Tensor, lora: Adapted | No
 def _filled(name: str, factor: Tensor, rank: int | None) -> Tensor:
     """Return the first `rank` components of a factor, A [r, in] or B [out, r], as a view of it."""
     return factor[:rank] if name.endswith(FACTOR_A) else factor[:, :rank]
+
+
+def _beyond(name: str, factor: Tensor, rank: int) -> Tensor:
+    return factor[rank:] if name.endswith(FACTOR_A) else factor[:, rank:]
 
 
 def _config(lora: Adapted, base_model: str, task_type: str, rank: int | None) -> dict[str, Any]:

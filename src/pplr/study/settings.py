@@ -45,6 +45,26 @@ class StudySettings(BaseModel):
         (), description="Combinations that are left out, each as labels by axis; an axis that is not named matches all."
     )
 
+    @field_validator("axes", mode="before")
+    @classmethod
+    def _values_or_named_variants(cls, axes: Any) -> Any:
+        if not isinstance(axes, Mapping):
+            raise ValueError("axes is a table of axes: write [axes], and below it such as seed = [1, 2]")  # noqa: TRY004
+        for name, axis in axes.items():
+            variants = axis.values() if isinstance(axis, Mapping) else ()
+            values = axis if isinstance(axis, list) else ()
+            if not isinstance(axis, list | Mapping) or not all(isinstance(each, Mapping) for each in variants):
+                raise ValueError(
+                    f"axes.{name} is neither a list of values nor a table of variants: write {name} = [1, 2] below [axes], or "
+                    f"[axes.{name}.NAME] with keys of the configuration below it"
+                )
+            if not all(isinstance(value, bool | int | float | str) for value in values):
+                raise ValueError(
+                    f"axes.{name} lists what are no plain values. Give each variant a name: [axes.{name}.NAME], and below it "
+                    "keys of the configuration"
+                )
+        return axes
+
     @field_validator("axes")
     @classmethod
     def _values_differ(cls, axes: dict[str, Axis]) -> dict[str, Axis]:
