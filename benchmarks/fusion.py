@@ -2,6 +2,7 @@
 
     python benchmarks/fusion.py --work FOLDER --output benchmarks/results/fusion.json
     python benchmarks/fusion.py ... --name amazon-beauty --events interactions.csv.gz --items items.csv.gz
+    python benchmarks/fusion.py ... --name amazon-games --runs RUN RUN     # trained before, as cells of a study are
 
 Runs of `pplr run` with the backbone `sequence` and 5 clients by k-means. Weights are learned on validation users, and a
 client keeps its model alone where the mix does not rank better on validation users that the weights were not learned
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from pplr.data.dataset import Part
 from pplr.evaluation import UserMetrics, balances, compare, per_client, together
 from pplr.federation.events import Event, ignore
 from pplr.federation.messages import EvaluateTask, Report
+from pplr.fusion import FusionSettings
 from pplr.runner import load_run
 from pplr.wiring import prepare
 from result_file import circumstances, write_result
@@ -37,26 +40,38 @@ def main() -> None:
     """Run every strategy with every seed, and write the entry of this data set after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_options(parser)
-    parser.add_argument(
-        "--work", type=Path, required=True, help="folder for the runs; one that was interrupted goes on"
-    )
+    parser.add_argument("--work", type=Path, help="folder for the runs; one that was interrupted goes on")
     parser.add_argument("--name", help="name of the data set in the result; absent: its folder's")
     parser.add_argument("--strategies", nargs="+", default=["pplr", "fedavg", "local"])
     parser.add_argument("--statistics", nargs="+", default=["transitions", "recent", "item_knn_recency"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument(
+        "--runs", type=Path, nargs="+", default=[], metavar="RUN", help="finished runs, instead of new ones"
+    )
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     name = f"{options.name or data_name(options)}, {options.split}"
-    entry: dict[str, Any] = {**circumstances(), "rounds": options.rounds, "statistics": options.statistics, "runs": []}
+    entry: dict[str, Any] = {**circumstances(), "statistics": options.statistics, "runs": []}
+    for folder in options.runs or trained(options, name):
+        found = measured(folder, options.statistics)
+        entry["rounds"] = found["stopped"]["round"] if options.runs else options.rounds
+        entry["runs"].append(found)
+        old = json.loads(options.output.read_text(encoding="utf-8"))["data"] if options.output.is_file() else {}
+        write_result(options.output, "fusion", {"data": {**old, name: entry}})
+
+
+def trained(options: argparse.Namespace, name: str) -> Iterator[Path]:
+    """Yield the folder of a run for each strategy and seed, which is trained where it is not there yet."""
+    if options.work is None:
+        raise SystemExit("Say with --work where the runs shall be, or with --runs where they are.")
     for seed in options.seeds:
         for strategy in options.strategies:
             folder = options.work / "-".join([*name.split(), strategy, str(seed)]).replace(",", "")
-            entry["runs"].append(
-                {"strategy": strategy, "seed": seed, **measured(folder, config(options, strategy, seed))}
-            )
-            old = json.loads(options.output.read_text(encoding="utf-8"))["data"] if options.output.is_file() else {}
-            write_result(options.output, "fusion", {"data": {**old, name: entry}})
+            if not (folder / "metrics.json").is_file():
+                asked = config(options, strategy, seed)
+                pplr.run(asked, folder, resume=(folder / "checkpoints").is_dir(), observer=tell)
+            yield folder
 
 
 def config(options: argparse.Namespace, strategy: str, seed: int) -> Config:
@@ -73,11 +88,10 @@ def config(options: argparse.Namespace, strategy: str, seed: int) -> Config:
     return parse_config(values, Path())
 
 
-def measured(folder: Path, config: Config) -> dict[str, Any]:
-    """Return the test figures of a run's mixes and models, from its rows; it is trained where it is not there yet."""
-    if not (folder / "metrics.json").is_file():
-        pplr.run(config, folder, resume=(folder / "checkpoints").is_dir(), observer=tell)
+def measured(folder: Path, statistics: list[str]) -> dict[str, Any]:
+    """Return the test figures of a run's mixes with these statistics and of its models, from its rows."""
     config, rows = load_run(folder)
+    config = config.model_copy(update={"fusion": FusionSettings(statistics=tuple(statistics))})
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     torch.set_num_threads(config.threads or 1)
     parts = prepare(config, ignore)
@@ -92,6 +106,8 @@ def measured(folder: Path, config: Config) -> dict[str, Any]:
     owners = parts.assignment.client_of_user
     differences = compare(mixed, alone, KEY, seed=1, client_of_user=owners)
     return {
+        "strategy": metrics["strategy"]["kind"],
+        "seed": config.seed,
         "stopped": metrics["stopped"],
         "train_seconds": metrics["cost"]["seconds"]["train"],
         "mixed": figures(mixed, owners, parts.assignment.names),
