@@ -1,6 +1,7 @@
 """Grounding of what a generative backbone writes: quality, titles that do not exist, duplicates, seconds a user.
 
-    python benchmarks/grounding.py RUN --output benchmarks/results/grounding.json
+    pplr run benchmarks/grounding_run.toml --out RUN
+    python benchmarks/grounding.py RUN --beams 1 4 10 --output benchmarks/results/grounding.json
 
 RUN is the folder of a finished run with the generative backbone, with what it was made from unchanged in its place. Its clients' test
 users are asked twice: with the pretrained model as it is, and with the client's trained row. Free writing is looked at

@@ -156,8 +156,8 @@ def _sequence_speed(r: Result) -> str:
         f"An epoch takes **{seconds['median']:.1f} s** ({seconds['min']:.1f} to {seconds['max']:.1f}), "
         f"{r['events_per_second']:,.0f} events a second, {percent(r['share_of_matmul_peak'])} of the best rate of "
         f"a matrix product ({r['matmul_peak_gflops']:.0f} GFLOP/s), "
-        f"{percent(r['share_of_matmul_peak_in_cpu_time'])} in CPU time.\n\n"
-        + table(["phase", "seconds", "share"], rows)
+        f"{percent(r['share_of_matmul_peak_in_cpu_time'])} in CPU time. Forward includes the gradients of the logits, which are "
+        "not kept.\n\n" + table(["phase", "seconds", "share"], rows)
     )
 
 

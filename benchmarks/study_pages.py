@@ -16,8 +16,8 @@ from statistics import mean
 from typing import Any
 
 from page_parts import between_marks, table
-from pplr.evaluation import Difference
 from pplr.report.comparison import ComparedRun, Variant, compare_variants
+from pplr.report.comparison_text import with_interval
 from pplr.report.record import read_record
 from pplr.report.schema import Metrics
 from pplr.study.grid import cells
@@ -110,20 +110,13 @@ def by_clients(path: Path, folder: Path) -> str:
         rows.append(
             [clients, ", ".join(map(str, runs[0].seeds))]
             + [_overall_and_worst(by_name[name]) if name in by_name else "" for name in study.axes["strategy"]]
-            + [_interval(by_name["pplr"].difference), _interval(by_name["pplr"].worst_difference)]
+            + [with_interval(each, "**{}**") for each in (by_name["pplr"].difference, by_name["pplr"].worst_difference)]
         )
     return table([*head, f"pplr - {reference}, overall [95%]", "worst client [95%]"], rows)
 
 
 def _overall_and_worst(run: ComparedRun) -> str:
     return f"{run.overall:.4f} / {run.balance.worst:.4f}" if run.balance is not None else f"{run.overall:.4f}"
-
-
-def _interval(difference: Difference | None) -> str:
-    if difference is None:
-        return ""
-    text = f"{difference.estimate:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
-    return f"**{text}**" if difference.clear else text
 
 
 def new_items(result: dict[str, Any]) -> str:

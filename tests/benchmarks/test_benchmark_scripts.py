@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -11,11 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-import pplr
 import tiny
+from benchmark_scripts import SCRIPTS, result_of
 from pplr.data.dataset import Part
-from pplr.errors import PplrError
-from pplr.models.grounding import Written
 from pplr.models.hub import Kind
 from pplr.models.hub.parts import load_parts
 from pplr.models.hub.resolver import ModelFiles
@@ -23,8 +20,6 @@ from pplr.models.lora import AdapterSettings
 from pplr.models.parts import Cut, Which
 from pplr.planning import outline
 from whole_runs import configuration
-
-SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
@@ -52,21 +47,6 @@ def data_options(tmp_path_factory):
     (folder / "events.csv").write_text("\n".join(["user_id,item_id,pos", *events]), encoding="utf-8")
     (folder / "items.csv").write_text("\n".join(["item_id,title", *items]), encoding="utf-8")
     return ["--events", str(folder / "events.csv"), "--items", str(folder / "items.csv")]
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module
-
-
-def result_of(module, output, *arguments):
-    module.main([*arguments, "--output", str(output), "--threads", "1"])
-    result = json.loads(output.read_text(encoding="utf-8"))
-    assert result["threads"] == 1
-    assert result["versions"]["torch"] == torch.__version__
-    assert str(Path.home()) not in output.read_text(encoding="utf-8")
-    return result
 
 
 @pytest.mark.filterwarnings("ignore")  # of Trainer and PEFT
@@ -320,240 +300,3 @@ def test_what_sasrec_is_given_holds_no_target_and_its_vectors_rank_by_dot_produc
     others = np.setdiff1d(np.arange(items), known)
     assert (scores[:, others].max(axis=1) < scores[:, known].min(axis=1)).all()
     assert len(np.unique(scores[0, known])) == 1
-
-
-def test_buckets_of_a_run_are_parts_of_what_it_has_measured(script, tmp_path, files, monkeypatch):
-    events = (files / "events.csv").read_text(encoding="utf-8").splitlines()
-    last = {line.split(",")[0]: number for number, line in enumerate(events[1:], start=1)}  # of each user
-    for number in list(last.values())[:7]:
-        user, _, *rest = events[number].split(",")
-        events[number] = ",".join([user, "new-item", *rest])
-    (tmp_path / "events.csv").write_text("\n".join(events), encoding="utf-8")
-    items = (files / "items.csv").read_text(encoding="utf-8")
-    (tmp_path / "items.csv").write_text(f"{items.rstrip()}\nnew-item,The New One,drama\n", encoding="utf-8")
-    data = {"columns": {"silo": "silo"}} | {name: str(tmp_path / f"{name}.csv") for name in ("events", "items")}
-    config = configuration(
-        files,
-        data=data,
-        federation={"rounds": 1},
-        fusion={"statistics": ["popularity", "transitions"]},
-        evaluation={"max_users": 15},
-    )
-    metrics = pplr.run(config, tmp_path / "run").metrics
-    output = tmp_path / "buckets.json"
-    monkeypatch.setattr(sys, "argv", ["buckets.py", str(tmp_path / "run"), "--output", str(output)])
-    script("buckets").main()
-    entry = json.loads(output.read_text(encoding="utf-8"))["runs"]["run"]
-    found = entry["buckets"]
-    for name, key in (("run", "overall"), ("popularity", None)):
-        expected = metrics[key] if key else metrics["baselines"][name]["overall"]
-        for parts in (("all",), [bucket for bucket in found if bucket.startswith("histories")]):
-            users = sum(found[bucket][name]["users"] for bucket in parts)
-            total = sum(found[bucket][name]["users"] * found[bucket][name].get("ndcg@10", 0) for bucket in parts)
-            assert users == metrics["overall"]["users"]
-            assert total / users == pytest.approx(expected["ndcg@10"])
-    new, known = (found[name]["run"]["users"] for name in ("new items", "known items"))
-    assert new + known == users == 45
-    assert 0 < new <= 7
-    assert found["new items"]["popularity"]["recall@10"] == 0
-    assert entry["share_of_targets_that_are_new"] == pytest.approx(7 / 60)
-    events[3] = events[4]
-    (tmp_path / "events.csv").write_text("\n".join(events), encoding="utf-8")
-    with pytest.raises(PplrError, match="have changed since"):
-        script("buckets").main()
-
-
-def test_split_costs_are_those_of_the_same_training_whole_and_split(script, files, tmp_path, monkeypatch):
-    module = script("split_costs")
-    ours = module.configuration
-
-    def small(options, choice):
-        return configuration(
-            files,
-            "encoder",
-            clients={"kind": "random", "count": 5},
-            federation={"rounds": 1},
-            training={"batch_tokens": 300, "max_examples": 25, "learning_rate": options.rounds / 1000},
-            evaluation={"max_users": 4, "baselines": False, "examples": 0},
-            placement=ours(options, choice).placement.model_dump(exclude_none=True),
-        )
-
-    monkeypatch.setattr(module, "configuration", small)
-    given = ["--work", str(tmp_path / "runs"), "--ks", "0", "--codecs", "float32", "int8"]
-    result = result_of(module, tmp_path / "r.json", *given)
-    exact, rounded = result["choices"]
-    assert [exact["codec"], rounded["codec"]] == ["float32", "int8"]
-    assert exact["ndcg@10"] == pytest.approx(result["whole"]["ndcg@10"])
-    assert exact["relative_difference"] == pytest.approx(0, abs=1e-9)
-    assert 2 < exact["gigabytes"] / rounded["gigabytes"] < 4.2
-    for one in (result["whole"], exact, rounded):
-        assert 0 < one["memory_before_bytes"] <= one["peak_memory_bytes"]
-    page = script("trunk_sections").costs(result)
-    assert f"| 0 | int8 | {rounded['ndcg@10']:.4f} |" in page
-    assert result_of(module, tmp_path / "again.json", *given)["choices"] == result["choices"], "nothing is run twice"
-    with pytest.raises(SystemExit, match="has another configuration"):
-        module.main([*given, "--output", str(tmp_path / "other.json"), "--rounds", "5"])
-
-
-@pytest.mark.parametrize("grounding", ["catalogue", "embedding"])
-def test_grounding_measures_a_run_as_the_run_measured_itself(script, files, tmp_path, monkeypatch, grounding):
-    backbone = {"kind": "generative", "model": str(files / "llama"), "title_tokens": 30, "prompt_tokens": 500}
-    config = configuration(
-        files,
-        backbone=backbone | {"grounding": grounding, "beams": 3},
-        training={"batch_tokens": 600, "max_examples": 30},
-        federation={"rounds": 1},
-        evaluation={"max_users": 4, "baselines": False},
-    )
-    metrics = pplr.run(config, tmp_path / "run").metrics
-    output = tmp_path / "grounding.json"
-    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "run"), "--beams", "1", "3", "--output", str(output)])
-    script("grounding").main()
-    states = json.loads(output.read_text(encoding="utf-8"))["runs"]["run"]["states"]
-    ways = {(way["grounding"], way["beams"]): way for way in states["trained"]["grounding"]}
-    assert set(ways) == {(kind, width) for kind in ("embedding", "catalogue") for width in (1, 3)}
-    for key in ("recall@10", "ndcg@10"):
-        assert ways[grounding, 3][key] == pytest.approx(metrics["overall"][key])
-    writing = states["pretrained"]["writing"]
-    assert writing["users"] == 12
-    assert writing["best_is_title"] == writing["best_in_history"] == 0, "random letters are no titles"
-
-
-def test_texts_that_are_titles_are_told_from_others(script, files, tmp_path, monkeypatch):
-    module = script("grounding")
-    backbone = {"kind": "generative", "model": str(files / "llama"), "title_tokens": 30, "prompt_tokens": 500}
-    config = configuration(
-        files, backbone=backbone | {"beams": 2}, federation={"rounds": 1}, evaluation={"max_users": 2}
-    )
-    pplr.run(config, tmp_path / "run")
-    parts, rows = pplr.runner.open_run(tmp_path / "run")
-    titles = parts.dataset.catalogue.titles
-    spoken = iter([batch.histories for _, _, batch in module.asked(parts, parts.backbone, rows)])
-
-    def texts(_, beams):
-        """Of the two users of a client the first gets nonsense and a title, the second two titles of its history."""
-        first, second = next(spoken)  # the batches of `asked`, in their order
-        return [
-            Written(("nonsense", titles[first[0]]), (0, 0)),
-            Written((titles[second[0]], titles[second[-1]]), (0, 0)),
-        ]
-
-    def distances(scorer, beams, beam=0):
-        """The second beam is nearest to the first one's item for the first user, to another item for the second."""
-        return -torch.tensor([[0.0, 1, 2], [1, 0, 2] if beam else [0, 1, 2]])
-
-    monkeypatch.setattr(module, "written_texts", texts)
-    monkeypatch.setattr(module.EmbeddingGrounding, "grounded", distances)
-    found = module.written(parts, parts.backbone, rows)
-    assert found["users"] == 6
-    assert found["best_is_title"] == found["best_in_history"] == pytest.approx(3 / 6)
-    assert found["is_title"] == pytest.approx(9 / 12)
-    assert found["duplicate"] == pytest.approx(3 / 6)
-    assert found["distinct_best"] == len({"nonsense", *(titles[rows[0]] for rows in seconds(module, parts, rows))})
-
-
-def seconds(module, parts, rows):
-    """The histories of the second users."""
-    return [batch.histories[1] for _, _, batch in module.asked(parts, parts.backbone, rows)]
-
-
-def test_the_page_of_grounding_holds_what_was_measured(script):
-    way = {"users": 4, "recall@10": 0.25, "ndcg@10": 0.125, "distinct_first": 3}
-    ways = [
-        {**way, "grounding": "embedding", "beams": 1, "seconds_per_user": 3.0},
-        {**way, "grounding": "catalogue", "beams": 10, "seconds_per_user": 2.0},
-    ]
-    writing = {"users": 4, "beams": 4, "best_is_title": 0.5, "best_in_history": 0.25, "is_title": 0.375}
-    writing |= {"duplicate": 0.125, "distinct_best": 3}
-    result = {"runs": {"run": {"states": {"trained": {"writing": writing, "grounding": ways}}}}}
-    lines = script("study_pages").grounding(result).splitlines()
-    assert lines[0] == "4 users."
-    assert "| trained | embedding | 1 | 0.2500 | 0.1250 | 3 | 3.00 (1.5) |" in lines
-    assert "| trained | 50.0% | 37.5% | 25.0% | 12.5% | 3 |" in lines
-
-
-def test_every_way_to_part_the_users_is_compared_by_the_seeds_that_all_strategies_have(script, files, tmp_path):
-    from pplr.study.grid import cells
-    from pplr.study.records import record_cell
-    from pplr.study.run import find_folder, run_cells
-    from pplr.study.settings import load_study
-
-    base = configuration(files)
-    text = f"""
-name = "parts"
-reference = {{ strategy = "fedavg" }}
-[base]
-threads = 1
-data = {{ events = "{files / "events.csv"}", items = "{files / "items.csv"}" }}
-backbone = {{ kind = "sequence", model = "{base.backbone.model}", width = 16, positions = 8 }}
-federation.rounds = 1
-training.batch_tokens = 600
-[axes]
-seed = [1, 2]
-[axes.clients.two]
-clients = {{ kind = "random", count = 2 }}
-[axes.clients.three]
-clients = {{ kind = "random", count = 3 }}
-[axes.strategy.pplr]
-strategy.kind = "pplr"
-[axes.strategy.fedavg]
-strategy.kind = "fedavg"
-"""
-    path = tmp_path / "parts.toml"
-    path.write_text(text, encoding="utf-8")
-    grid = cells(load_study(path), tmp_path)
-    assert run_cells(grid, tmp_path / "runs") == []
-    found = {}
-    for cell in grid:
-        two = cell.config.clients.count == 2
-        if cell.labels["seed"] == "1" or (two and cell.labels["strategy"] == "fedavg"):
-            folder = find_folder(tmp_path / "runs", cell)
-            record_cell(cell, folder, tmp_path / "records")
-            metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-            found[two, cell.labels["strategy"], cell.labels["seed"]] = metrics["overall"]["ndcg@10"]
-    lines = script("study_pages").by_clients(path, tmp_path / "records").splitlines()
-    assert len(lines) == 4
-    for line, two in zip(lines[2:], (True, False), strict=True):
-        cells_of = [part.strip() for part in line.split("|")[1:-1]]
-        assert cells_of[1] == "1", "fedavg has two seeds, pplr one"
-        pplr_first, fedavg = (found[two, strategy, "1"] for strategy in ("pplr", "fedavg"))
-        assert cells_of[2].startswith(f"{pplr_first:.4f} / ")
-        assert cells_of[3].startswith(f"{fedavg:.4f} / ")
-        assert cells_of[4].strip("*").startswith(f"{pplr_first - fedavg:+.4f} [")
-
-
-def test_mixing_in_place_is_the_matrix_of_a_loop_that_overwrites(script, files, tmp_path, monkeypatch):
-    module = script("in_place")
-    rng = np.random.default_rng(0)
-    matrix, rows = rng.random((4, 4)), rng.random((4, 7))
-    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
-        overwritten = rows.copy()
-        for client in order:
-            overwritten[client] = sum(matrix[client, other] * overwritten[other] for other in range(4))
-        np.testing.assert_allclose(module.in_place(matrix, order) @ rows, overwritten)
-    monkeypatch.setattr(module, "parse_config", lambda values, _: configuration(files, **SHORT))
-    result = result_of(module, tmp_path / "r.json", "--work", str(tmp_path / "runs"))
-    runs = {name: run["own_weight"] for name, run in result["runs"].items()}
-    assert runs["forwards, seed 1"]["shop-0"] == runs["neither, seed 1"]["shop-0"], "the first one mixes with old rows"
-    assert runs["forwards, seed 1"]["shop-2"] > runs["neither, seed 1"]["shop-2"]
-    assert runs["backwards, seed 1"]["shop-0"] > runs["neither, seed 1"]["shop-0"]
-
-
-SHORT = {"federation": {"rounds": 1}, "evaluation": {"baselines": False}}
-
-
-def test_pages_of_buckets_and_of_mixing_in_place_hold_the_figures_that_were_measured(script):
-    pages, results = script("study_pages"), SCRIPTS / "results"
-    found = json.loads((results / "buckets.json").read_text(encoding="utf-8"))
-    lines = pages.new_items(found).splitlines()
-    for run in found["runs"].values():
-        figures = run["buckets"]["new items"]["run"]
-        row = next(line for line in lines if line.startswith("| new items"))
-        assert f"{figures['recall@10']:.4f} / {figures['ndcg@10']:.4f}" in row
-    assert "`own`" in lines[0]
-    assert len({line.count("|") for line in lines}) == 1
-    mixed = json.loads((results / "in_place.json").read_text(encoding="utf-8"))
-    rows = pages.in_place(mixed).splitlines()[2:]
-    assert [row.split(" | ")[0].strip("| ") for row in rows] == ["neither", "forwards", "backwards"]
-    for row, order in zip(rows, ("neither", "forwards", "backwards"), strict=True):
-        assert f"{mixed['runs'][f'{order}, seed 1']['overall']:.4f}" in row

@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from pplr.errors import ModelError
 from pplr.models.layout import Layout
 from pplr.models.lora import FACTOR_A, FACTOR_B, Adapted
+from pplr.models.ranks import limit_rank_
 from pplr.storage import write_folder, write_text
 
 CONFIG, ADAPTER, HEAD = "adapter_config.json", "adapter_model.safetensors", "head.safetensors"
@@ -64,8 +66,11 @@ def export_adapter(
     """
     named = layout.views(row.detach().cpu())
     factors = {spec.name for spec in lora.specs} if lora else set()
-    if rank is not None and any(_beyond(name, named[name], rank).any() for name in factors):
-        raise ValueError(f"The row fills more than {rank} components.")
+    if rank is not None:
+        cut = row.clone()
+        limit_rank_(layout, cut, rank)
+        if not torch.equal(cut, row):
+            raise ValueError(f"The row fills more than {rank} components.")
     adapter = {_peft_name(name): _filled(name, t, rank).contiguous() for name, t in named.items() if name in factors}
     head = {name: t.contiguous() for name, t in named.items() if name not in factors}
 
@@ -117,10 +122,6 @@ def _filled(name: str, factor: Tensor, rank: int | None) -> Tensor:
     return factor[:rank] if name.endswith(FACTOR_A) else factor[:, :rank]
 
 
-def _beyond(name: str, factor: Tensor, rank: int) -> Tensor:
-    return factor[rank:] if name.endswith(FACTOR_A) else factor[:, rank:]
-
-
 def _config(lora: Adapted, base_model: str, task_type: str, rank: int | None) -> dict[str, Any]:
     written = lora.settings.rank if rank is None else rank
     scale = lora.settings.scale * written / lora.settings.rank
@@ -140,7 +141,10 @@ def _config(lora: Adapted, base_model: str, task_type: str, rank: int | None) ->
 
 
 def _checked_rank(folder: Path, lora: Adapted | None) -> int | None:
-    """Return the folder's rank, None where it must be the layout's; refuse what is not plain LoRA, or scales its update in another way than `lora`."""
+    """Return the folder's rank, None where it must be the layout's.
+
+    Refused is what is not plain LoRA, or scales its update in another way than `lora`.
+    """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         rank, scale = int(config["r"]), float(config["lora_alpha"])

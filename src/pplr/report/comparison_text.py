@@ -100,7 +100,7 @@ def _markdown_row(run: ComparedRun) -> list[str]:
         spread = [worst, f"{run.balance.std:.4f}", f"{run.balance.gap:.4f}"]
     seeds = ", ".join(map(str, run.seeds))
     start = [_cell(run.label), run.strategy, seeds, with_deviation(run.overall, run.overall_std)]
-    return [*start, *spread, _interval(run.difference, "**{}**"), _interval(run.worst_difference, "**{}**")]
+    return [*start, *spread, with_interval(run.difference, "**{}**"), with_interval(run.worst_difference, "**{}**")]
 
 
 def _latex_row(run: ComparedRun) -> list[str]:
@@ -110,11 +110,12 @@ def _latex_row(run: ComparedRun) -> list[str]:
         spread = [worst, f"{run.balance.std:.4f}", f"{run.balance.gap:.4f}"]
     label = re.sub(r"[&%$#_{}\\~^]", lambda found: _LATEX[found[0]], run.label)
     cells = [label, with_deviation(run.overall, run.overall_std), *spread]
-    cells += [_interval(run.difference, r"\textbf{{{}}}"), _interval(run.worst_difference, r"\textbf{{{}}}")]
+    cells += [with_interval(run.difference, r"\textbf{{{}}}"), with_interval(run.worst_difference, r"\textbf{{{}}}")]
     return [cell.replace("±", r"$\pm$") for cell in cells]
 
 
-def _interval(difference: Difference | None, bold: str) -> str:
+def with_interval(difference: Difference | None, bold: str) -> str:
+    """Return "+0.0012 [+0.0001, +0.0023]", put into `bold` where it is clear of zero, or "" where there is no difference."""
     if difference is None:
         return ""
     text = f"{difference.estimate:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
