@@ -74,6 +74,7 @@ LIES: dict[str, Lie | None] = {
     "high loss": _loss(99.0),
 }
 ADMISSION = {"norm_bound": 3.0, "loss_bound": 2.0}
+BASE: dict[str, dict[str, Any]] = {"pplr": {"kind": "pplr", "items": "mean"}, "fedavg": {"kind": "fedavg"}}
 DEFENCES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     "none": ({}, {}),
     "admission": (ADMISSION, {}),
@@ -81,7 +82,7 @@ DEFENCES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     "robust mixing": (
         {},
         {
-            "pplr": {"kind": "pplr", "clip": 1.0},
+            "pplr": {**BASE["pplr"], "clip": 1.0},
             "fedavg": {"kind": "robust", "method": "trimmed_mean", "trim": 0.2},
         },
     ),
@@ -192,7 +193,7 @@ def measured(parts: Parts, strategy: str, defence: str, lie: str, liar: str) -> 
     """Return the figures of one cell."""
     settings, instead = DEFENCES[defence]
     values = parts.config.model_dump(mode="json", exclude_none=True)
-    values["strategy"] = instead.get(strategy, {"kind": strategy})
+    values["strategy"] = instead.get(strategy, BASE[strategy])
     values["federation"] |= settings
     config = parse_config(values, Path())
     clients = replace(parts, config=config).trainers()

@@ -73,12 +73,12 @@ def rows_before_mixing(coordinator):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_late_client_starts_from_the_mix_of_the_others_by_similarity_and_disturbs_nobody(fails):
-    coordinator, _ = federation(fails=fails)
+    coordinator, _ = federation(fails=fails, strategy=Pplr(items="mean"))
     kept = rows_before_mixing(coordinator)
     history = coordinator.run().history
     late = coordinator.bank.index(LATE)
     others = [i for i in range(4) if i != late]
-    never, _ = federation(first=99, fails=fails)
+    never, _ = federation(first=99, fails=fails, strategy=Pplr(items="mean"))
     without = rows_before_mixing(never)
     never.run()
 

@@ -207,3 +207,22 @@ def test_padding(left):
     ids, mask = padded([[5, 6], [], [7, 8, 9]], tiny.CPU, left=left)
     assert ids.tolist() == ([[0, 5, 6], [0, 0, 0], [7, 8, 9]] if left else [[5, 6, 0], [0, 0, 0], [7, 8, 9]])
     assert mask.tolist() == (ids > 0).long().tolist()
+
+
+def test_a_client_may_train_the_vectors_of_its_own_items_only():
+    data = tiny.dataset()
+    backbone = tiny.sequence_backbone(data, residual="shared", bias="shared")
+    examples = backbone.examples(data.training().select(np.arange(2)))
+    row = backbone.layout.initial_row(0) + 0.1
+    settings = TrainingSettings(epochs=2, learning_rate=0.02, weight_decay=0.3, batch_tokens=40)
+    place = Place(1, "client-0", 1, 0.0)
+    before = backbone.layout.views(row)
+    own = backbone.layout.views(train_locally(backbone, row, examples, settings, place, own_items=True).row)
+    every = backbone.layout.views(train_locally(backbone, row, examples, settings, place).row)
+    mine = np.isin(np.arange(backbone.items), examples.items)
+    assert 0 < mine.sum() < backbone.items
+    moved = (own["residual"] != before["residual"]).any(1).numpy()
+    np.testing.assert_array_equal(moved, mine)
+    assert (every["residual"] != before["residual"]).any(1).all(), "otherwise every item is pushed away or decays"
+    assert (own["bias"] != before["bias"]).all(), "the bias is no vector of an item"
+    assert (own["projection"] != before["projection"]).any()

@@ -89,3 +89,19 @@ def test_clipping_never_enlarges() -> None:
     assert clipping(0.5, 1.0) == 1.0
     assert clipping(0.0, 1.0) == 1.0
     assert clipping(4.0, 1.0) == pytest.approx(0.25, rel=1e-6)
+
+
+def test_what_does_not_belong_to_a_client_stays_where_it_is_and_counts_for_nothing() -> None:
+    layout, inner = Layout(SPECS), Layout(SPECS[:1])
+    start = torch.randn(layout.size, generator=torch.Generator().manual_seed(4))
+    part = (torch.arange(layout.size) < inner.size).float()
+    whole, alone = RowOptimiser(layout, start, 0.1, part=part), RowOptimiser(inner, start[: inner.size], 0.1)
+    for gradient in _gradients(layout.size, 3, 5):
+        for optimiser, values in ((whole, gradient), (alone, gradient[: inner.size])):
+            optimiser.zero()
+            optimiser.row.gradient.add_(values)
+        assert whole.squared_norm() == pytest.approx(alone.squared_norm())
+        whole.step(0.01, 0.5)
+        alone.step(0.01, 0.5)
+    assert torch.equal(whole.row.values[: inner.size], alone.row.values)
+    assert torch.equal(whole.row.values[inner.size :], start[inner.size :])

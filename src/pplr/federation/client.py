@@ -174,6 +174,7 @@ class Client:
             place,
             elsewhere=elsewhere,
             pull=self._pull(self._objective.proximal, row),
+            own_items=self._objective.own_items,
             report=report,
         )
         shared = self._backbone.layout.shared

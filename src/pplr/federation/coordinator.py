@@ -224,7 +224,8 @@ class Coordinator:
         """The rows before training are needed afterwards: to compare, or to take a row back."""
         settings = self._settings
         bounds = (settings.norm_bound, settings.norm_clip, settings.loss_bound)
-        return self._strategy.similarity_of == "updates" or any(bound is not None for bound in bounds)
+        told = self._aggregator is not None and self._aggregator.needs_received
+        return told or self._strategy.similarity_of == "updates" or any(bound is not None for bound in bounds)
 
     def _taken_in(self, tasks: Sequence[TrainTask], received: Tensor | None) -> Intake:
         """Have the tasks done, and take in the answers as they arrive.
@@ -280,7 +281,7 @@ class Coordinator:
                 "round; federation.norm_bound and federation.loss_bound refuse updates that are far from the others'."
             )
         if self._aggregator is not None:
-            self._aggregator.combine_(self.bank.rows, mixing, cohort)
+            self._aggregator.combine_(self.bank.rows, mixing, cohort, received)
         elif mixing.matrix is None:
             raise ValueError(f"The strategy {type(self._strategy).__name__} needs its aggregator.")
         elif not np.array_equal(mixing.matrix, np.eye(len(self.bank))):
@@ -288,7 +289,8 @@ class Coordinator:
             if self._trunk is not None:
                 self._trunk.mix(torch.from_numpy(mixing.matrix), number)
         if self._ranks is not None:
-            self._ranks.fit_(self.bank.rows, mixing.matrix if self._aggregator is None else None)
+            by_matrix = self._aggregator is None or self._aggregator.by_matrix
+            self._ranks.fit_(self.bank.rows, mixing.matrix if by_matrix else None)
         return mixing
 
     def _gram(self, received: Tensor | None) -> NDArray[np.float64]:

@@ -145,6 +145,12 @@ class Backbone(ABC, Generic[E]):
     def loss(self, parameters: Parameters, catalogue: Tensor | None, examples: E, rows: Ints, training: bool) -> Loss:
         """Return the loss of the examples `rows`; `training` switches dropout on (drawn from torch's generator)."""
 
+    def own_part(self, examples: E) -> Tensor | None:
+        """Return [P] one where training on `examples` may move a row; zero for the rows of tables (`ParameterSpec.table`)
+        whose items are not among them. None where there are no tables.
+        """  # noqa: D205, D415
+        return None
+
     def end_round(
         self, parameters: Parameters, catalogue: Tensor | None, examples: E, batch_tokens: int, lesson: Lesson
     ) -> Mapping[str, Tensor]:

@@ -56,6 +56,7 @@ class ParameterSpec:
         private: True keeps it with its client: it is never sent and never mixed.
         decay: whether weight decay applies.
         frozen: True keeps its first value, which is the same for all clients; it is then private too.
+        table: True where its first axis is that of the catalogue's items: a client may train those of its own items only.
     """
 
     name: str
@@ -64,6 +65,7 @@ class ParameterSpec:
     private: bool = False
     decay: bool = True
     frozen: bool = False
+    table: bool = False
 
     @property
     def size(self) -> int:

@@ -188,7 +188,8 @@ class SequenceBackbone(Backbone[ItemSequences]):
             *network_specs(s.width, s.layers, s.positions),
         ]
         if s.residual != "none":
-            specs.append(ParameterSpec("residual", (self.items, s.width), zeros, private=s.residual == "private"))
+            private = s.residual == "private"
+            specs.append(ParameterSpec("residual", (self.items, s.width), zeros, private=private, table=True))
         if s.bias != "none":
             specs.append(ParameterSpec("bias", (self.items,), zeros, private=s.bias == "private", decay=False))
         return specs
@@ -229,6 +230,15 @@ class SequenceBackbone(Backbone[ItemSequences]):
         dropout = self.settings.dropout if training else 0.0
         among = self._among(examples) if training else None
         return self._loss(parameters, self._embeddings(parameters, vectors), examples, rows, dropout, among)
+
+    def own_part(self, examples: ItemSequences) -> Tensor | None:
+        """Return [P] one, but for the residuals of items that do not occur in `examples`: zero."""
+        part = torch.ones(self.layout.size, device=self.device)
+        items = torch.from_numpy(examples.items).to(self.device)
+        for spec, values in zip(self.layout.specs, self.layout.views(part).values(), strict=True):
+            if spec.table:
+                values.zero_().index_fill_(0, items, 1.0)
+        return part
 
     def end_round(
         self,

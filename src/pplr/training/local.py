@@ -109,19 +109,22 @@ def train_locally(
     *,
     elsewhere: OtherPlace | None = None,
     pull: Pull | None = None,
+    own_items: bool = False,
     report: Callable[[StepProgress], None] | None = None,
 ) -> LocalResult:
     """Return the row [P] after `settings.epochs` epochs over `examples`, starting from `row` [P].
 
     Draws depend on `place` alone: the same place and row give the same result, whatever ran before. Parameters that
     are `elsewhere` take the same steps there, and the gradient is clipped by the norm over both places. A `pull` is part
-    of what is minimised, but not of the loss that is reported.
+    of what is minimised, but not of the loss that is reported. With `own_items` the rows of tables move only where their
+    items are among the examples' (`Backbone.own_part`).
 
     Raises:
         NumericalError: the loss or the gradient is not finite.
     """
     watch = _Stopwatch(backbone.device)
-    optimiser = RowOptimiser(backbone.layout, row, settings.weight_decay, pull)
+    part = backbone.own_part(examples) if own_items else None
+    optimiser = RowOptimiser(backbone.layout, row, settings.weight_decay, pull, part)
     trained = optimiser.row
     schedule = _plan(examples.lengths, settings, place)
     rate = settings.learning_rate * _course(settings, place.progress)

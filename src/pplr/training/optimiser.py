@@ -40,12 +40,20 @@ class RowOptimiser:
         row: the working copy, whose named parts collect gradients.
     """
 
-    def __init__(self, layout: Layout, row: Tensor, weight_decay: float, pull: Pull | None = None) -> None:
-        """Begin at `row` [P]; the gradient of a `pull` is added to what the parts have collected."""
+    def __init__(
+        self, layout: Layout, row: Tensor, weight_decay: float, pull: Pull | None = None, part: Tensor | None = None
+    ) -> None:
+        """Begin at `row` [P]; the gradient of a `pull` is added to what the parts have collected.
+
+        Where `part` [P] is zero, nothing moves.
+        """
         self.row = TrainableRow(layout, row)
         self._pull = pull
+        self._part = part
         self._adam = torch.optim.AdamW([self.row.values], weight_decay=0.0)
         self._decay = layout.decay_mask.to(self.row.values.device) * weight_decay
+        if part is not None:
+            self._decay *= part
 
     def zero(self) -> None:
         """Forget the gradient."""
@@ -64,7 +72,9 @@ class RowOptimiser:
 
     def _gradient(self) -> Tensor:
         gradient = self.row.gradient
-        return gradient if self._pull is None else self._pull.added(gradient, self.row.values.detach())
+        if self._pull is not None:
+            gradient = self._pull.added(gradient, self.row.values.detach())
+        return gradient if self._part is None else gradient * self._part
 
     def state(self) -> dict[str, Tensor]:
         """Return all that decides the next step, by name: values, gradient, moments and their count."""

@@ -136,8 +136,8 @@ def test_a_state_that_is_restored_goes_on_the_same(strategy):
         (FedPer(layers=0), FedAvg()),
         (QFedAvg(q=0), FedAvg()),
         (QFedAvg(q=0, lipschitz=3), FedAvg()),
-        (Pplr(alpha=0), Local()),
-        (Pplr(self_weight=1), Local()),
+        (Pplr(alpha=0, items="mean"), Local()),
+        (Pplr(self_weight=1, items="mean"), Local()),
     ],
     ids=repr,
 )
@@ -150,7 +150,7 @@ def test_at_its_degenerate_value_a_strategy_is_the_other_one(strategy, other, gi
 
 @given(st.integers(0, 2**31), st.integers(1, 6))
 def test_pplr_without_similarity_and_speed_but_by_size_is_fedavg(seed, count):
-    strategy = Pplr(similarity="none", speed=False, by_size=True)
+    strategy = Pplr(similarity="none", speed=False, by_size=True, items="mean")
     one = round_of(seed, count)
     assert strategy.similarity_of is None
     assert_close(combined(strategy, one), combined(FedAvg(), one))

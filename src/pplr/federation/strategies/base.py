@@ -60,26 +60,36 @@ class Mixing:
 
 @dataclass(frozen=True)
 class LocalObjective:
-    """What a client minimises beside its loss.
+    """What a client minimises beside its loss, and by what means.
 
     Attributes:
         proximal: mu of mu/2 ||theta - theta_received||^2 over what it shares; 0 for none.
         personal: lambda of the same term in the training of a second, personal row, by which the client is measured;
             None where it has no such row.
+        own_items: of parameters that are tables of items it trains the rows of its own items only.
     """
 
     proximal: float = 0.0
     personal: float | None = None
+    own_items: bool = False
 
 
 class Aggregator(ABC):
-    """Combines the rows themselves, where sums of rows by D are not what is wanted."""
+    """Combines the rows themselves, where sums of rows by D are not what is wanted.
+
+    Attributes:
+        needs_received: `combine_` is to be told what the clients had received.
+        by_matrix: adapters are mixed by D, as they are without an aggregator.
+    """
+
+    needs_received: bool = False
+    by_matrix: bool = False
 
     @abstractmethod
-    def combine_(self, rows: Tensor, mixing: Mixing, cohort: Cohort) -> None:
+    def combine_(self, rows: Tensor, mixing: Mixing, cohort: Cohort, received: Tensor | None = None) -> None:
         """Replace `rows` [clients, S] by the new ones, block by block; what an absent client holds must not be read.
 
-        Where nobody was present nothing changes.
+        Where nobody was present nothing changes. `received` [clients, S] are the rows before training.
         """
 
     def state(self) -> dict[str, Tensor]:

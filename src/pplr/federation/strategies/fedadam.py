@@ -68,7 +68,7 @@ class ServerAdam(Aggregator):
             "second": torch.full_like(initial_row, settings.tau**2),
         }
 
-    def combine_(self, rows: Tensor, mixing: Mixing, cohort: Cohort) -> None:
+    def combine_(self, rows: Tensor, mixing: Mixing, cohort: Cohort, received: Tensor | None = None) -> None:
         """Take a step, and give everybody the model."""
         if mixing.matrix is None or not cohort.present.any():
             return

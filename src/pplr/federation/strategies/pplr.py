@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from pplr.federation.strategies.base import Aggregator, Cohort, Floats, Mixing, SimilarityOf, Strategy
+from pplr.federation.strategies.base import (
+    Aggregator,
+    Cohort,
+    Floats,
+    LocalObjective,
+    Mixing,
+    SimilarityOf,
+    Strategy,
+)
+from pplr.federation.strategies.item_sums import ItemSums, item_tables
 from pplr.federation.strategies.product import ProductMean
 from pplr.models.layout import Layout
 
@@ -27,13 +36,14 @@ class Pplr(Strategy):
     A client that was away from the start holds the mean of the others. After its first round it gets the mix of the
     others by s_ci, and the others get nothing of it yet; from then on it is one of them.
 
-    The options below `similarity` are ours, and as they stand by default the method is the paper's. In this order: s is
+    D is the paper's by default. What D is applied to is ours where a backbone has trained vectors of items: `items`. The
+    other options below `similarity` are ours too, and change D, in this order: s is
     raised to 1 / temperature, with the sum over the others kept; w is 1 without `speed`; every column i of d is multiplied
     by n_i where `by_size`; the diagonal of D is raised to `self_weight`, at the others' cost in proportion; with `clip`,
     D_ci becomes D_ci min(1, clip m_c / |x_i - x_c|) with m_c the median of c's distances to the others, and what is left
     goes to the diagonal: no single client can move another far, whatever it sends (ClippedGossip, He et al. 2022,
     arXiv:2202.01545). With similarity "none", no speed, and by size, D is that of `fedavg` (but absent clients keep their
-    rows).
+    rows). With items "mean" the strategy is the paper's, `local` at its limits, and `fedavg` as said.
     """
 
     kind: Literal["pplr"] = "pplr"
@@ -73,6 +83,20 @@ class Pplr(Strategy):
         "of its distances: robust against false rows; absent: no limit.",
     )
     products: bool = Field(False, description="Mix the adapters' products, as `product` does, not their factors.")
+    items: Literal["mean", "sum"] = Field(
+        "sum",
+        description="Trained vectors of items (backbone.residual): what the clients have learnt of an item adds up, and each "
+        "trains those of its own items only (sum), or they are mixed by D as everything else (mean: the paper).",
+    )
+
+    @model_validator(mode="after")
+    def _bounds_what_one_client_can_do(self) -> Self:
+        if self.clip is not None and self.items == "sum":
+            raise ValueError(
+                "strategy.clip bounds how far one client can move another, and strategy.items = 'sum' lets whatever a client "
+                "says of an item count in full. Set strategy.items to 'mean', or leave clip out"
+            )
+        return self
 
     @property
     def similarity_of(self) -> SimilarityOf | None:
@@ -89,13 +113,20 @@ class Pplr(Strategy):
         """Return whether products are mixed."""
         return self.products
 
+    @property
+    def local_objective(self) -> LocalObjective:
+        """Return whether clients train the vectors of their own items only."""
+        return LocalObjective(own_items=self.items == "sum")
+
     def aggregator(self, layout: Layout, initial_row: Tensor) -> Aggregator | None:
-        """Return what mixes products, where they are to be mixed.
+        """Return what mixes products or sums over items, where there are such and it is wanted.
 
         Raises:
-            ConfigError: the layout shares no whole adapter.
+            ConfigError: the layout shares no whole adapter, and products are to be mixed.
         """
-        return ProductMean(layout, "strategy.products = true") if self.products else None
+        tables = item_tables(layout) if self.items == "sum" else []
+        products = ProductMean(layout, "strategy.products = true", apart=tables) if self.products else None
+        return ItemSums(layout, products) if tables else products
 
     def mixing(self, cohort: Cohort) -> Mixing:
         """Return D; an absent client keeps its row and gives nothing to the others."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import numpy as np
@@ -48,13 +48,16 @@ class Product(Strategy):
 class ProductMean(Aggregator):
     """Mixes adapters' products by D, and everything else as it is."""
 
-    def __init__(self, layout: Layout, wanted_by: str) -> None:
+    def __init__(self, layout: Layout, wanted_by: str, apart: Collection[str] = ()) -> None:
         """Find the adapters among what `layout` shares; `wanted_by` begins the sentence where there are none.
+
+        Parameters `apart` are left as they are.
 
         Raises:
             ConfigError: there are none.
         """
         self._layout = layout
+        self._apart = frozenset(apart)
         shared = [spec.name for spec in layout.specs if not spec.private]
         stems = [name.removesuffix(FACTOR_A) for name in shared if name.endswith(FACTOR_A)]
         self._adapters = [stem for stem in stems if f"{stem}{FACTOR_B}" in shared]
@@ -64,7 +67,7 @@ class ProductMean(Aggregator):
                 "backbone.adapters = true (sequence), choose another backbone, or mix factors."
             )
 
-    def combine_(self, rows: Tensor, mixing: Mixing, cohort: Cohort) -> None:
+    def combine_(self, rows: Tensor, mixing: Mixing, cohort: Cohort, received: Tensor | None = None) -> None:
         """Replace the rows; one that takes from nobody but itself keeps its factors."""
         if mixing.matrix is None:
             return
@@ -77,7 +80,7 @@ class ProductMean(Aggregator):
             for client, kind in enumerate(members.reshape(-1)):
                 if matrix[client, client] < 1:
                     a[client], b[client] = found[kind]
-        for view in named.values():
+        for view in (view for name, view in named.items() if name not in self._apart):
             mix_(view.view(count, -1), torch.from_numpy(matrix))
 
 

@@ -82,7 +82,7 @@ class ServerStep(Aggregator):
     def __init__(self, initial_row: Tensor) -> None:
         self._model = initial_row.clone()
 
-    def combine_(self, rows: Tensor, mixing: Mixing, cohort: Cohort) -> None:
+    def combine_(self, rows: Tensor, mixing: Mixing, cohort: Cohort, received: Tensor | None = None) -> None:
         """Go `step_length` of the way from the model to the average, and give everybody the model."""
         if mixing.matrix is None or not cohort.present.any():
             return

@@ -54,7 +54,7 @@ class MiddleMean(Aggregator):
     def __init__(self, settings: Robust) -> None:
         self._settings = settings
 
-    def combine_(self, rows: Tensor, mixing: Mixing, cohort: Cohort) -> None:
+    def combine_(self, rows: Tensor, mixing: Mixing, cohort: Cohort, received: Tensor | None = None) -> None:
         """Give everybody the mean of the middle values."""
         count = int(cohort.present.sum())
         if not count:

@@ -1,0 +1,189 @@
+"""Sums over items: what clients have learnt of an item adds up, and an item that a client does not have stays where it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tiny
+from pplr.federation.strategies import Cohort, Mixing, Pplr
+from pplr.federation.strategies.item_sums import ItemSums
+from pplr.models import bank
+from pplr.models.layout import Layout, ParameterSpec, kaiming, zeros
+from pplr.training import Place, train_locally
+
+ITEMS, WIDTH = 6, 3
+SPECS = [
+    ParameterSpec("projection", (2, 2), kaiming),
+    ParameterSpec("residual", (ITEMS, WIDTH), zeros, table=True),
+    ParameterSpec("q.lora_A", (2, 4), kaiming),
+    ParameterSpec("q.lora_B", (3, 2), zeros),
+    ParameterSpec("offset", (ITEMS,), zeros, table=True),
+]
+LAYOUT = Layout(SPECS)
+
+
+def trained(seed, count, absent=0):
+    """Rows before and after training in double precision, and D; about half of the items are moved by a client."""
+    rng = np.random.default_rng(seed)
+    received = torch.from_numpy(rng.normal(size=(count, LAYOUT.size)))
+    rows = received + torch.from_numpy(rng.normal(size=(count, LAYOUT.size)))
+    kept = torch.from_numpy(rng.random((count, ITEMS)) < 0.5)
+    after, before = LAYOUT.views(rows), LAYOUT.views(received)
+    for name in ("residual", "offset"):
+        after[name][kept] = before[name][kept]
+    matrix = rng.random((count, count)) * (rng.random((count, count)) < 0.7) + np.eye(count)
+    present = np.ones(count, bool)
+    present[rng.permutation(count)[:absent]] = False
+    matrix[:, ~present] = 0
+    matrix[~present] = np.eye(count)[~present]
+    return received, rows, matrix / matrix.sum(1, keepdims=True), present
+
+
+def cohort_of(present):
+    count = len(present)
+    return Cohort(1, present, np.ones(count), np.ones(count))
+
+
+def item_by_item(received, rows, matrix):
+    """The docstring's formula, number by number."""
+    new = torch.from_numpy(matrix) @ rows
+    found, before, after = LAYOUT.views(new), LAYOUT.views(received), LAYOUT.views(rows)
+    for name in ("residual", "offset"):
+        for c in range(len(rows)):
+            for item in range(ITEMS):
+                givers = [j for j in range(len(rows)) if matrix[c, j] > 0]
+                those = [j for j in givers if not torch.equal(after[name][j, item], before[name][j, item])]
+                value = sum(matrix[c, j] * before[name][j, item] for j in givers)
+                share = sum(matrix[c, j] for j in those)
+                for j in those:
+                    value = value + len(those) * matrix[c, j] / share * (after[name][j, item] - before[name][j, item])
+                found[name][c, item] = value
+    return new
+
+
+@given(st.integers(0, 2**31), st.integers(1, 6), st.integers(0, 2))
+def test_sums_are_what_is_written_whatever_absent_clients_hold(seed, count, absent):
+    received, rows, matrix, present = trained(seed, count, min(absent, count - 1))
+    expected = item_by_item(received, rows, matrix)[torch.from_numpy(present)]
+    rows[torch.from_numpy(~present)] = 1e6
+    left = rows.clone()
+    ItemSums(LAYOUT).combine_(rows, Mixing(matrix), cohort_of(present), received)
+    torch.testing.assert_close(rows[torch.from_numpy(present)], expected)
+    tables = LAYOUT.views(rows), LAYOUT.views(left)
+    for name in ("residual", "offset"):
+        torch.testing.assert_close(tables[0][name][~present], tables[1][name][~present])
+
+
+def test_blocks_do_not_change_what_comes_out(monkeypatch):
+    received, rows, matrix, present = trained(3, 4)
+    again = rows.clone()
+    ItemSums(LAYOUT).combine_(rows, Mixing(matrix), cohort_of(present), received)
+    monkeypatch.setattr(bank, "BLOCK_BYTES", 100)
+    ItemSums(LAYOUT).combine_(again, Mixing(matrix), cohort_of(present), received)
+    assert torch.equal(rows, again)
+
+
+def test_one_client_that_has_an_item_teaches_it_to_all_undiminished():
+    received = torch.zeros(4, LAYOUT.size)
+    rows = received.clone()
+    LAYOUT.views(rows)["residual"][2, 5] = 1.5
+    ItemSums(LAYOUT).combine_(rows, Mixing(np.full((4, 4), 0.25)), cohort_of(np.ones(4, bool)), received)
+    assert LAYOUT.views(rows)["residual"][:, 5].tolist() == [[1.5] * WIDTH] * 4
+
+
+def test_equal_weights_add_up_all_that_clients_have_learnt():
+    received, rows, _, present = trained(8, 5)
+    received[:] = received[0]
+    rows = received + torch.from_numpy(np.random.default_rng(1).normal(size=rows.shape))
+    sums = LAYOUT.views(received)["residual"][0] + sum(
+        LAYOUT.views(rows)["residual"][c] - LAYOUT.views(received)["residual"][c] for c in range(5)
+    )
+    ItemSums(LAYOUT).combine_(rows, Mixing(np.full((5, 5), 0.2)), cohort_of(present), received)
+    for found in LAYOUT.views(rows)["residual"]:
+        torch.testing.assert_close(found, sums)
+
+
+def test_who_takes_from_nobody_keeps_every_bit():
+    received, rows, _, present = trained(5, 3)
+    rows, received = rows.float(), received.float()
+    kept = rows.clone()
+    ItemSums(LAYOUT).combine_(rows, Mixing(np.eye(3)), cohort_of(present), received)
+    assert torch.equal(rows, kept)
+
+
+def test_where_nobody_has_trained_nothing_changes():
+    received, rows, matrix, _ = trained(6, 3)
+    kept = rows.clone()
+    ItemSums(LAYOUT).combine_(rows, Mixing(matrix), cohort_of(np.zeros(3, bool)), received)
+    assert torch.equal(rows, kept)
+
+
+def test_products_of_adapters_and_sums_over_items_go_together():
+    received, rows, matrix, present = trained(7, 4)
+    both, products, sums = rows.clone(), rows.clone(), rows.clone()
+    for strategy, found in (
+        (Pplr(products=True, items="sum"), both),
+        (Pplr(products=True, items="mean"), products),
+        (Pplr(items="sum"), sums),
+    ):
+        aggregator = strategy.aggregator(LAYOUT, received[0])
+        aggregator.combine_(found, Mixing(matrix), cohort_of(present), received)
+    for name, view in LAYOUT.views(both).items():
+        source = sums if name in ("residual", "offset") else products
+        torch.testing.assert_close(view, LAYOUT.views(source)[name])
+
+
+def test_a_layout_without_shared_tables_needs_no_sums():
+    private = Layout([spec.kept() if spec.table else spec for spec in SPECS])
+    assert Pplr(items="sum").aggregator(private, torch.zeros(private.shared)) is None
+    assert Pplr(items="mean").aggregator(LAYOUT, torch.zeros(LAYOUT.shared)) is None
+
+
+def test_sums_need_the_rows_before_training():
+    received, rows, matrix, present = trained(9, 3)
+    with pytest.raises(ValueError, match="before training"):
+        ItemSums(LAYOUT).combine_(rows, Mixing(matrix), cohort_of(present))
+
+
+def trained_by_hand(members, rows, number, rounds):
+    """Whole rows [P] of clients that train the vectors of their own items only."""
+    places = [Place(5, member.info.name, number, (number - 1) / rounds) for member in members]
+    return [
+        train_locally(member._backbone, member.row(row), member._examples, tiny.TRAINING, place, own_items=True).row
+        for member, row, place in zip(members, rows, places, strict=True)
+    ]
+
+
+def test_rounds_train_own_items_and_sum_what_was_learnt_since_the_received_rows():
+    coordinator, members = tiny.federation(None, strategy=Pplr(items="sum"), rounds=2)
+    rows = coordinator.bank.rows.clone()
+    coordinator.run()
+    for member in members:
+        member.private = torch.zeros_like(member.private)  # the bias, as at the start
+    for record in coordinator.progress.history:
+        whole = trained_by_hand(members, rows, record.round, rounds=2)
+        for member, row in zip(members, whole, strict=True):
+            member.private = row[rows.shape[1] :].clone()
+        trained = torch.stack([row[: rows.shape[1]] for row in whole])
+        mixing, everyone = Mixing(np.array(record.mixing)), cohort_of(np.ones(len(rows), bool))
+        ItemSums(members[0]._backbone.layout).combine_(trained, mixing, everyone, rows)
+        rows = trained
+    torch.testing.assert_close(coordinator.bank.rows, rows)
+
+
+def test_without_speed_everybody_trains_own_items_alone():
+    coordinator, members = tiny.federation(None, strategy=Pplr(items="sum", alpha=0), rounds=1)
+    rows = coordinator.bank.rows.clone()
+    whole = trained_by_hand(members, rows, 1, rounds=1)
+    coordinator.run()
+    assert torch.equal(coordinator.bank.rows, torch.stack([row[: rows.shape[1]] for row in whole]))
+
+
+def test_a_bound_on_single_clients_and_sums_do_not_go_together():
+    assert Pplr(clip=1.0, items="mean").needs_distances
+    with pytest.raises(ValueError, match=r"Set strategy\.items to 'mean'"):
+        Pplr(clip=1.0)
