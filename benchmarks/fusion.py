@@ -47,7 +47,12 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument(
-        "--runs", type=Path, nargs="+", default=[], metavar="RUN", help="finished runs, instead of new ones"
+        "--runs",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="finished runs, instead of new ones; what the result has of others stays",
     )
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -55,10 +60,17 @@ def main() -> None:
     entry: dict[str, Any] = {**circumstances(), "statistics": options.statistics, "runs": []}
     for folder in options.runs or trained(options, name):
         found = measured(folder, options.statistics)
-        entry["rounds"] = found["stopped"]["round"] if options.runs else options.rounds
-        entry["runs"].append(found)
         old = json.loads(options.output.read_text(encoding="utf-8"))["data"] if options.output.is_file() else {}
+        known = {} if not options.runs else {cell(run): run for run in old.get(name, {}).get("runs", [])}
+        found |= {"measured": circumstances()["date"]}
+        runs = {cell(run): run for run in [*entry["runs"], found]}
+        entry["runs"] = list({**known, **runs}.values())
         write_result(options.output, "fusion", {"data": {**old, name: entry}})
+
+
+def cell(run: dict[str, Any]) -> tuple[str, int]:
+    """Return what a run is known by: one that is measured again takes the place of the old one."""
+    return run["strategy"], run["seed"]
 
 
 def trained(options: argparse.Namespace, name: str) -> Iterator[Path]:
@@ -106,7 +118,7 @@ def measured(folder: Path, statistics: list[str]) -> dict[str, Any]:
     owners = parts.assignment.client_of_user
     differences = compare(mixed, alone, KEY, seed=1, client_of_user=owners)
     return {
-        "strategy": metrics["strategy"]["kind"],
+        "strategy": label(metrics["strategy"]),
         "seed": config.seed,
         "stopped": metrics["stopped"],
         "train_seconds": metrics["cost"]["seconds"]["train"],
@@ -115,6 +127,11 @@ def measured(folder: Path, statistics: list[str]) -> dict[str, Any]:
         "mixed_minus_alone": {name: asdict(each) for name, each in differences.items()},
         "clients": {name: asdict(report.fusion) for name, report in reports.items() if report.fusion is not None},
     }
+
+
+def label(strategy: dict[str, Any]) -> str:
+    """Return what a strategy is called in the tables."""
+    return f"{strategy['kind']}, items averaged" if strategy.get("items") == "mean" else strategy["kind"]
 
 
 def figures(users: UserMetrics, owners: Any, names: tuple[str, ...]) -> dict[str, Any]:

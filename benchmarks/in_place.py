@@ -85,7 +85,7 @@ def measured(options: argparse.Namespace, order: str, seed: int) -> dict[str, An
         "evaluation": {"baselines": False},
     }
     config = parse_config(values, Path())
-    config = config.model_copy(update={"strategy": ORDERS[order](similarity="parameters")})
+    config = config.model_copy(update={"strategy": ORDERS[order](similarity="parameters", items="mean")})
     folder = options.work / f"{order}-{seed}"
     if not (folder / "metrics.json").is_file():
         run(config, folder, resume=(folder / "checkpoints").is_dir())

@@ -100,7 +100,7 @@ def by_clients(path: Path, folder: Path) -> str:
     head = ["clients", "seeds", *study.axes["strategy"]]
     reference, rows = study.reference["strategy"], []
     for clients, strategies in variants.items():
-        if not {reference, "pplr"} <= set(strategies):
+        if reference not in strategies or len(strategies) == 1:
             continue
         order = sorted(strategies, key=lambda name: name != reference)
         seeds = set.intersection(*(set(strategies[name]) for name in order))
@@ -110,9 +110,14 @@ def by_clients(path: Path, folder: Path) -> str:
         rows.append(
             [clients, ", ".join(map(str, runs[0].seeds))]
             + [_overall_and_worst(by_name[name]) if name in by_name else "" for name in study.axes["strategy"]]
-            + [with_interval(each, "**{}**") for each in (by_name["pplr"].difference, by_name["pplr"].worst_difference)]
+            + _ahead(by_name.get("pplr"))
         )
     return table([*head, f"pplr - {reference}, overall [95%]", "worst client [95%]"], rows)
+
+
+def _ahead(run: ComparedRun | None) -> list[str]:
+    """Return how far a run is ahead of the reference, overall and at the worst client; where it has not been run, nothing."""
+    return [""] * 2 if run is None else [with_interval(each, "**{}**") for each in (run.difference, run.worst_difference)]
 
 
 def _overall_and_worst(run: ComparedRun) -> str:

@@ -59,8 +59,9 @@ def item_by_item(received, rows, matrix):
                 those = [j for j in givers if not torch.equal(after[name][j, item], before[name][j, item])]
                 value = sum(matrix[c, j] * before[name][j, item] for j in givers)
                 share = sum(matrix[c, j] for j in those)
+                number = share**2 / sum(matrix[c, j] ** 2 for j in those) if those else 0
                 for j in those:
-                    value = value + len(those) * matrix[c, j] / share * (after[name][j, item] - before[name][j, item])
+                    value = value + number * matrix[c, j] / share * (after[name][j, item] - before[name][j, item])
                 found[name][c, item] = value
     return new
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pplr.federation.strategies.base import Aggregator, Cohort, Mixing
+from pplr.federation.strategies.base import Aggregator, Cohort, Floats, Mixing
 from pplr.models.bank import blocks, mix_
 from pplr.models.layout import Layout
 
@@ -22,11 +22,14 @@ class ItemSums(Aggregator):
     With r_j what client j had received of an item's row, u_j what it has made of it, and H the clients that client c takes
     from (D_cj > 0) and for which u_j differs from r_j:
 
-        new row c = sum over all j of D_cj r_j  +  |H| sum over H of D_cj (u_j - r_j) / sum over H of D_cj
+        new row c = sum over all j of D_cj r_j  +  n_H sum over H of D_cj (u_j - r_j) / sum over H of D_cj
+        n_H       = (sum over H of D_cj)^2 / sum over H of D_cj^2
 
     A mean over all clients makes small what the few learn that have an item: the mean over those few is FedSubAvg (Ding et
-    al. 2022, arXiv:2109.07704). As many times that mean is what training on all their data, one after the
-    other, would have added. A client that takes from nobody keeps its row.
+    al. 2022, arXiv:2109.07704). n_H times that mean is about what training on their data one after the other would add. n_H
+    is their number where they weigh alike, and 1 where one outweighs all others (the effective number of weighted samples,
+    Kish 1965): a client that keeps to itself gets its own step once, and one of no weight adds nothing. A client that takes
+    from nobody keeps its row.
     """
 
     needs_received = True
@@ -44,13 +47,9 @@ class ItemSums(Aggregator):
             raise ValueError("Sums over items need D and the rows before training.")
         if not cohort.present.any():
             return
-        matrix = torch.from_numpy(mixing.matrix).to(rows)
-        takers = torch.from_numpy(np.flatnonzero(np.diag(mixing.matrix) < 1)).to(rows.device)
-        givers = torch.nonzero((matrix[takers] != 0).any(0)).flatten()
         named, before = self._layout.views(rows), self._layout.views(received)
         for name in self._tables:
-            table = named.pop(name)
-            _add_up_(table, before[name], matrix[takers][:, givers], takers, givers)
+            _add_up_(named.pop(name), before[name], mixing.matrix)
         if self._rest is not None:
             self._rest.combine_(rows, mixing, cohort, received)
             return
@@ -58,17 +57,21 @@ class ItemSums(Aggregator):
             mix_(view.view(len(rows), -1), torch.from_numpy(mixing.matrix))
 
 
-def _add_up_(table: Tensor, before: Tensor, weights: Tensor, takers: Tensor, givers: Tensor) -> None:
-    """Replace the rows of `takers` in `table` [clients, items, ...]; `weights` [takers, givers] are those of D."""
-    items = table.shape[1]
+def _add_up_(table: Tensor, before: Tensor, matrix: Floats) -> None:
+    """Replace the rows in `table` [clients, items, ...] of those who take from others, by D [clients, clients]."""
+    takers = np.flatnonzero(np.diag(matrix) < 1)
+    givers = np.flatnonzero(matrix[takers].any(axis=0))
+    if not len(takers):
+        return
+    weights = torch.from_numpy(matrix[np.ix_(takers, givers)]).to(table.device)
+    relative = weights / weights.amax(1, keepdim=True)  # squares of what is smallest do not become zero for all
     width = table[0, 0].numel()
-    taken = (weights > 0).to(weights)
-    for block in blocks(4 * len(table) * width, items):
-        start = before[givers, block].flatten(2) if width > 1 else before[givers, block].unsqueeze(-1)
+    for block in blocks(4 * len(table) * width, table.shape[1]):
+        start = before[givers, block].reshape(len(givers), -1, width)
         step = table[givers, block].reshape(start.shape) - start
-        moved = step.ne(0).any(-1).to(weights)
-        share, heat = weights @ moved, taken @ moved
-        factor = torch.where(share > 0, heat / share, 0.0)
-        new = torch.einsum("cj,jid->cid", weights, start)
-        new += factor.unsqueeze(-1) * torch.einsum("cj,jid->cid", weights, step)
+        movers = step.ne(0).any(-1).to(relative)
+        share, squares = relative @ movers, relative.square() @ movers
+        factor = torch.where(squares > 0, share / squares, 0.0).to(step)  # n_H / share
+        new = torch.einsum("cj,jid->cid", weights.to(step), start)
+        new += factor.unsqueeze(-1) * torch.einsum("cj,jid->cid", relative.to(step), step)
         table[takers, block] = new.reshape(len(takers), *table[0, block].shape)
