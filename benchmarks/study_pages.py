@@ -117,7 +117,9 @@ def by_clients(path: Path, folder: Path) -> str:
 
 def _ahead(run: ComparedRun | None) -> list[str]:
     """Return how far a run is ahead of the reference, overall and at the worst client; where it has not been run, nothing."""
-    return [""] * 2 if run is None else [with_interval(each, "**{}**") for each in (run.difference, run.worst_difference)]
+    return (
+        [""] * 2 if run is None else [with_interval(each, "**{}**") for each in (run.difference, run.worst_difference)]
+    )
 
 
 def _overall_and_worst(run: ComparedRun) -> str:

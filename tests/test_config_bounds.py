@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -110,3 +112,15 @@ def test_what_needs_whole_rows_is_refused_where_a_server_holds_a_part_of_them(st
 def test_participation_is_a_share_or_a_count_in_python_too(value):
     with pytest.raises(ValidationError, match=r"a whole number of clients, 1 or more"):
         FederationSettings(participation=value)
+
+
+def test_a_bound_on_single_clients_and_sums_over_items_do_not_go_together():
+    clip = {"strategy": {"kind": "pplr", "clip": 1.0}}
+    with pytest.raises(ConfigError, match=r"Set strategy\.items to 'mean', backbone\.residual to 'private'"):
+        parse_config(clip, Path())
+    for other in (
+        {"strategy": {"kind": "pplr", "clip": 1.0, "items": "mean"}},
+        {**clip, "backbone": {"kind": "sequence", "residual": "private"}},
+        {**clip, "backbone": {"kind": "encoder"}},
+    ):
+        assert parse_config(other, Path()).strategy.needs_distances

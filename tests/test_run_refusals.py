@@ -27,6 +27,20 @@ def test_resume_refuses_another_configuration_and_damage(files, tmp_path):
     assert pplr.run(config, folder, overwrite=True).metrics["stopped"]["round"] == 1
 
 
+def test_a_run_that_averaged_items_does_not_go_on_with_sums_unsaid(files, tmp_path):
+    config, folder = configuration(files, federation={"rounds": 1}), tmp_path / "run"
+    pplr.run(config, folder)
+    written = folder / "config.toml"
+    of_before = written.read_text(encoding="utf-8").replace('items = "sum"\n', "")
+    assert of_before != written.read_text(encoding="utf-8")
+    written.write_text(of_before, encoding="utf-8")
+    with pytest.raises(RunError, match=r'write items = "mean" below \[strategy\]'):
+        pplr.run(config, folder, resume=True)
+    averaged = config.model_copy(update={"strategy": config.strategy.model_copy(update={"items": "mean"})})
+    written.write_text(of_before.replace('kind = "pplr"\n', 'kind = "pplr"\nitems = "mean"\n'), encoding="utf-8")
+    assert pplr.run(averaged, folder, resume=True).metrics["strategy"]["items"] == "mean"
+
+
 @pytest.mark.parametrize("log", ["whole", "cut", "gone"])
 def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(files, tmp_path, log):
     config, folder = configuration(files, federation={"rounds": 2}), tmp_path / "run"

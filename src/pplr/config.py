@@ -169,6 +169,21 @@ class Config(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _bounds_what_one_client_can_do(self) -> Self:
+        items = isinstance(self.backbone, SequenceSettings) and self.backbone.residual == "shared"
+        if (
+            isinstance(self.strategy, Pplr)
+            and self.strategy.clip is not None
+            and self.strategy.items == "sum"
+            and items
+        ):
+            raise ValueError(
+                "strategy.clip bounds how far one client can move another, and strategy.items = 'sum' lets what a client says "
+                "of an item count in full. Set strategy.items to 'mean', backbone.residual to 'private', or leave clip out"
+            )
+        return self
+
     @field_validator("device")
     @classmethod
     def _is_a_device(cls, device: str) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from pplr.config import Config, changes, config_toml, load_config
 from pplr.data.dataset import Dataset, Part
 from pplr.errors import CannotResume, CheckpointError, ConfigError, InUse, Occupied, RunError, StorageError, command
 from pplr.federation.audit_log import AUDIT_HEAD, AUDIT_LOG
+from pplr.federation.strategies import Pplr
 from pplr.storage import delete, make_folder, write_text
 
 MARK = "run.json"
@@ -165,6 +167,12 @@ def _check_configuration(folder: Path, config: Config) -> None:
             f"The run in {folder} cannot be resumed, its {CONFIG} is missing or damaged: {problem} Start again with "
             "--overwrite, or in another folder (--out)."
         ) from problem
+    written = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8")).get("strategy", {})
+    if isinstance(before.strategy, Pplr) and "items" not in written:
+        raise CannotResume(
+            f"The run in {folder} was started when `pplr` averaged what clients learn of items; it adds up now. To go on, "
+            f'write items = "mean" below [strategy], here and in {folder / CONFIG}, or start a new run in another folder (--out).'
+        )
     if changed := changes(before, config):
         raise CannotResume(
             f"The run in {folder} was started with another configuration: {'; '.join(changed)}. Take these changes "

@@ -226,3 +226,9 @@ def test_a_client_may_train_the_vectors_of_its_own_items_only():
     assert (every["residual"] != before["residual"]).any(1).all(), "otherwise every item is pushed away or decays"
     assert (own["bias"] != before["bias"]).all(), "the bias is no vector of an item"
     assert (own["projection"] != before["projection"]).any()
+
+
+def test_a_table_that_stays_at_home_is_trained_for_all_items():
+    data = tiny.dataset()
+    backbone = tiny.sequence_backbone(data, residual="private", bias="shared")
+    assert backbone.own_part(backbone.examples(data.training().select(np.arange(2)))).all()

@@ -146,9 +146,10 @@ class Backbone(ABC, Generic[E]):
         """Return the loss of the examples `rows`; `training` switches dropout on (drawn from torch's generator)."""
 
     def own_part(self, examples: E) -> Tensor | None:
-        """Return [P] one where training on `examples` may move a row; zero for the rows of tables (`ParameterSpec.table`)
-        whose items are not among them. None where there are no tables.
-        """  # noqa: D205, D415
+        """Return [P] one where a client may train that trains its own items only, zero elsewhere; None: everywhere.
+
+        Zero are those rows of shared tables (`ParameterSpec.table`) whose items are not in `examples`.
+        """
         return None
 
     def end_round(

@@ -232,11 +232,11 @@ class SequenceBackbone(Backbone[ItemSequences]):
         return self._loss(parameters, self._embeddings(parameters, vectors), examples, rows, dropout, among)
 
     def own_part(self, examples: ItemSequences) -> Tensor | None:
-        """Return [P] one, but for the residuals of items that do not occur in `examples`: zero."""
+        """Return [P] one, but for the shared residuals of items that do not occur in `examples`: zero."""
         part = torch.ones(self.layout.size, device=self.device)
         items = torch.from_numpy(examples.items).to(self.device)
         for spec, values in zip(self.layout.specs, self.layout.views(part).values(), strict=True):
-            if spec.table:
+            if spec.table and not spec.private:
                 values.zero_().index_fill_(0, items, 1.0)
         return part
 

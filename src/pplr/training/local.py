@@ -116,8 +116,8 @@ def train_locally(
 
     Draws depend on `place` alone: the same place and row give the same result, whatever ran before. Parameters that
     are `elsewhere` take the same steps there, and the gradient is clipped by the norm over both places. A `pull` is part
-    of what is minimised, but not of the loss that is reported. With `own_items` the rows of tables move only where their
-    items are among the examples' (`Backbone.own_part`).
+    of what is minimised, but not of the loss that is reported. With `own_items` the rows of shared tables move only
+    where their items are among the examples' (`Backbone.own_part`).
 
     Raises:
         NumericalError: the loss or the gradient is not finite.

@@ -145,7 +145,7 @@ def test_a_layout_without_shared_tables_needs_no_sums():
 
 
 def test_sums_need_the_rows_before_training():
-    received, rows, matrix, present = trained(9, 3)
+    _received, rows, matrix, present = trained(9, 3)
     with pytest.raises(ValueError, match="before training"):
         ItemSums(LAYOUT).combine_(rows, Mixing(matrix), cohort_of(present))
 
@@ -176,7 +176,7 @@ def test_rounds_train_own_items_and_sum_what_was_learnt_since_the_received_rows(
     torch.testing.assert_close(coordinator.bank.rows, rows)
 
 
-def test_without_speed_everybody_trains_own_items_alone():
+def test_at_alpha_zero_everybody_trains_own_items_alone():
     coordinator, members = tiny.federation(None, strategy=Pplr(items="sum", alpha=0), rounds=1)
     rows = coordinator.bank.rows.clone()
     whole = trained_by_hand(members, rows, 1, rounds=1)
@@ -184,7 +184,36 @@ def test_without_speed_everybody_trains_own_items_alone():
     assert torch.equal(coordinator.bank.rows, torch.stack([row[: rows.shape[1]] for row in whole]))
 
 
-def test_a_bound_on_single_clients_and_sums_do_not_go_together():
-    assert Pplr(clip=1.0, items="mean").needs_distances
-    with pytest.raises(ValueError, match=r"Set strategy\.items to 'mean'"):
-        Pplr(clip=1.0)
+def test_who_keeps_nearly_to_itself_is_nearly_alone():
+    received, rows, _, present = trained(5, 4)
+    alone = rows.clone()
+    matrix = np.full((4, 4), 1e-9) + np.eye(4) * (1 - 4e-9)
+    ItemSums(LAYOUT).combine_(rows, Mixing(matrix), cohort_of(present), received)
+    for name in ("residual", "offset"):
+        found, before, own = (LAYOUT.views(each)[name] for each in (rows, received, alone))
+        moved = own != before
+        torch.testing.assert_close(found[moved], own[moved])
+
+
+@pytest.mark.parametrize("weight", [1e-30, 1e-45, 1e-200])
+def test_weights_beyond_single_precision_are_weights(weight):
+    received = torch.zeros(3, LAYOUT.size)
+    rows = received.clone()
+    LAYOUT.views(rows)["residual"][2, 5] = 1.5
+    matrix = np.array([[0.5, 0.5, weight], [0.5, 0.5, 0], [0, 0, 1.0]])
+    ItemSums(LAYOUT).combine_(rows, Mixing(matrix), cohort_of(np.ones(3, bool)), received)
+    assert rows.isfinite().all()
+    found = LAYOUT.views(rows)["residual"][:, 5]
+    assert found[1].tolist() == [0.0] * WIDTH
+    assert found[2].tolist() == [1.5] * WIDTH
+
+
+def test_sums_are_asked_for_with_any_similarity():
+    coordinator, _ = tiny.federation(None, strategy=Pplr(items="sum", similarity="none"), rounds=2)
+    coordinator.run()
+    assert len(coordinator.progress.history) == 2
+
+
+def test_ranks_are_shared_by_component_beside_sums_and_not_beside_products():
+    assert ItemSums(LAYOUT).by_matrix
+    assert not Pplr(products=True).aggregator(LAYOUT, torch.zeros(LAYOUT.shared)).by_matrix

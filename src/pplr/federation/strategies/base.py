@@ -66,7 +66,7 @@ class LocalObjective:
         proximal: mu of mu/2 ||theta - theta_received||^2 over what it shares; 0 for none.
         personal: lambda of the same term in the training of a second, personal row, by which the client is measured;
             None where it has no such row.
-        own_items: of parameters that are tables of items it trains the rows of its own items only.
+        own_items: the client trains its own items only, in tables of items that are shared; a personal row trains all.
     """
 
     proximal: float = 0.0

@@ -71,7 +71,8 @@ def _add_up_(table: Tensor, before: Tensor, matrix: Floats) -> None:
         step = table[givers, block].reshape(start.shape) - start
         movers = step.ne(0).any(-1).to(relative)
         share, squares = relative @ movers, relative.square() @ movers
-        factor = torch.where(squares > 0, share / squares, 0.0).to(step)  # n_H / share
+        factor = torch.where(squares > 0, share / squares, 0.0)  # n_H / share
+        times = (relative.unsqueeze(-1) * factor.unsqueeze(1) * movers).to(step)  # [takers, givers, items]
         new = torch.einsum("cj,jid->cid", weights.to(step), start)
-        new += factor.unsqueeze(-1) * torch.einsum("cj,jid->cid", relative.to(step), step)
+        new += torch.einsum("cji,jid->cid", times, step)
         table[takers, block] = new.reshape(len(takers), *table[0, block].shape)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from pplr.federation.strategies.base import (
@@ -36,19 +36,22 @@ class Pplr(Strategy):
     A client that was away from the start holds the mean of the others. After its first round it gets the mix of the
     others by s_ci, and the others get nothing of it yet; from then on it is one of them.
 
-    D is the paper's by default. What D is applied to is ours where a backbone has trained vectors of items: `items`. The
-    other options below `similarity` are ours too, and change D, in this order: s is
+    With similarity "parameters" and items "mean" the method is the paper's. By default updates are compared, and trained
+    vectors of items, where a backbone has them, add up. The other options below `similarity` are ours too, and change D as
+    follows, in this order: s is
     raised to 1 / temperature, with the sum over the others kept; w is 1 without `speed`; every column i of d is multiplied
     by n_i where `by_size`; the diagonal of D is raised to `self_weight`, at the others' cost in proportion; with `clip`,
     D_ci becomes D_ci min(1, clip m_c / |x_i - x_c|) with m_c the median of c's distances to the others, and what is left
     goes to the diagonal: no single client can move another far, whatever it sends (ClippedGossip, He et al. 2022,
     arXiv:2202.01545). With similarity "none", no speed, and by size, D is that of `fedavg` (but absent clients keep their
-    rows). With items "mean" the strategy is the paper's, `local` at its limits, and `fedavg` as said.
+    rows), and with items "mean" so is the strategy.
     """
 
     kind: Literal["pplr"] = "pplr"
     alpha: float = Field(
-        0.7, ge=0, description="Learning speed from the others, 0 or more; 0 turns the strategy into `local`."
+        0.7,
+        ge=0,
+        description="Learning speed from the others, 0 or more; 0, with items = 'mean', turns the strategy into `local`.",
     )
     beta: float = Field(
         5.0, gt=0, description="Time scale in rounds: the larger, the longer hard clients keep to themselves."
@@ -74,7 +77,8 @@ class Pplr(Strategy):
         0.0,
         ge=0,
         le=1,
-        description="Least weight of a client's own row in its mix; 0 sets no limit, 1 turns the strategy into `local`.",
+        description="Least weight of a client's own row in its mix; 0 sets no limit, 1, with items = 'mean', turns the strategy into "
+        "`local`.",
     )
     clip: float | None = Field(
         None,
@@ -88,15 +92,6 @@ class Pplr(Strategy):
         description="Trained vectors of items (backbone.residual): what the clients have learnt of an item adds up, and each "
         "trains those of its own items only (sum), or they are mixed by D as everything else (mean: the paper).",
     )
-
-    @model_validator(mode="after")
-    def _bounds_what_one_client_can_do(self) -> Self:
-        if self.clip is not None and self.items == "sum":
-            raise ValueError(
-                "strategy.clip bounds how far one client can move another, and strategy.items = 'sum' lets whatever a client "
-                "says of an item count in full. Set strategy.items to 'mean', or leave clip out"
-            )
-        return self
 
     @property
     def similarity_of(self) -> SimilarityOf | None:
