@@ -171,16 +171,14 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _bounds_what_one_client_can_do(self) -> Self:
-        items = isinstance(self.backbone, SequenceSettings) and self.backbone.residual == "shared"
-        if (
-            isinstance(self.strategy, Pplr)
-            and self.strategy.clip is not None
-            and self.strategy.items == "sum"
-            and items
-        ):
+        tables = isinstance(self.backbone, SequenceSettings) and self.backbone.residual == "shared"
+        if not (tables and isinstance(self.strategy, Pplr)):
+            return self
+        if self.strategy.clip is not None and self.strategy.items != "mean":
             raise ValueError(
-                "strategy.clip bounds how far one client can move another, and strategy.items = 'sum' lets what a client says "
-                "of an item count in full. Set strategy.items to 'mean', backbone.residual to 'private', or leave clip out"
+                f"strategy.clip bounds how far one client can move another, and strategy.items = {self.strategy.items!r} lets "
+                "what a client says of an item that only it has count in full. Set strategy.items to 'mean', "
+                "backbone.residual to 'private', or leave clip out"
             )
         return self
 

@@ -48,7 +48,7 @@ def cohort_of(present):
     return Cohort(1, present, np.ones(count), np.ones(count))
 
 
-def item_by_item(received, rows, matrix):
+def item_by_item(received, rows, matrix, *, adding=True):
     """The docstring's formula, number by number."""
     new = torch.from_numpy(matrix) @ rows
     found, before, after = LAYOUT.views(new), LAYOUT.views(received), LAYOUT.views(rows)
@@ -59,20 +59,21 @@ def item_by_item(received, rows, matrix):
                 those = [j for j in givers if not torch.equal(after[name][j, item], before[name][j, item])]
                 value = sum(matrix[c, j] * before[name][j, item] for j in givers)
                 share = sum(matrix[c, j] for j in those)
-                number = share**2 / sum(matrix[c, j] ** 2 for j in those) if those else 0
+                number = share**2 / sum(matrix[c, j] ** 2 for j in those) if those and adding else 1
                 for j in those:
                     value = value + number * matrix[c, j] / share * (after[name][j, item] - before[name][j, item])
                 found[name][c, item] = value
     return new
 
 
-@given(st.integers(0, 2**31), st.integers(1, 6), st.integers(0, 2))
-def test_sums_are_what_is_written_whatever_absent_clients_hold(seed, count, absent):
+@given(st.integers(0, 2**31), st.integers(1, 6), st.integers(0, 2), st.booleans())
+def test_sums_are_what_is_written_whatever_absent_clients_hold(seed, count, absent, adding):
     received, rows, matrix, present = trained(seed, count, min(absent, count - 1))
-    expected = item_by_item(received, rows, matrix)[torch.from_numpy(present)]
+    expected = item_by_item(received, rows, matrix, adding=adding)[torch.from_numpy(present)]
     rows[torch.from_numpy(~present)] = 1e6
     left = rows.clone()
-    ItemSums(LAYOUT).combine_(rows, Mixing(matrix), cohort_of(present), received)
+    strategy = Pplr(items="sum" if adding else "submodel")
+    strategy.aggregator(LAYOUT, received[0]).combine_(rows, Mixing(matrix), cohort_of(present), received)
     torch.testing.assert_close(rows[torch.from_numpy(present)], expected)
     tables = LAYOUT.views(rows), LAYOUT.views(left)
     for name in ("residual", "offset"):

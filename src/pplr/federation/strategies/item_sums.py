@@ -29,14 +29,15 @@ class ItemSums(Aggregator):
     al. 2022, arXiv:2109.07704). n_H times that mean is about what training on their data one after the other would add. n_H
     is their number where they weigh alike, and 1 where one outweighs all others (the effective number of weighted samples,
     Kish 1965): a client that keeps to itself gets its own step once, and one of no weight adds nothing. A client that takes
-    from nobody keeps its row.
+    from nobody keeps its row. With `adding` false n_H is 1, and steps are averaged.
     """
 
     needs_received = True
 
-    def __init__(self, layout: Layout, rest: Aggregator | None = None) -> None:
+    def __init__(self, layout: Layout, rest: Aggregator | None = None, *, adding: bool = True) -> None:
         """`rest` combines all but the tables; None: D."""
         self._layout = layout
+        self._adding = adding
         self._tables = item_tables(layout)
         self._rest = rest
         self.by_matrix = rest is None or rest.by_matrix
@@ -49,7 +50,7 @@ class ItemSums(Aggregator):
             return
         named, before = self._layout.views(rows), self._layout.views(received)
         for name in self._tables:
-            _add_up_(named.pop(name), before[name], mixing.matrix)
+            _add_up_(named.pop(name), before[name], mixing.matrix, adding=self._adding)
         if self._rest is not None:
             self._rest.combine_(rows, mixing, cohort, received)
             return
@@ -57,7 +58,7 @@ class ItemSums(Aggregator):
             mix_(view.view(len(rows), -1), torch.from_numpy(mixing.matrix))
 
 
-def _add_up_(table: Tensor, before: Tensor, matrix: Floats) -> None:
+def _add_up_(table: Tensor, before: Tensor, matrix: Floats, *, adding: bool) -> None:
     """Replace the rows in `table` [clients, items, ...] of those who take from others, by D [clients, clients]."""
     takers = np.flatnonzero(np.diag(matrix) < 1)
     givers = np.flatnonzero(matrix[takers].any(axis=0))
@@ -71,7 +72,7 @@ def _add_up_(table: Tensor, before: Tensor, matrix: Floats) -> None:
         step = table[givers, block].reshape(start.shape) - start
         movers = step.ne(0).any(-1).to(relative)
         share, squares = relative @ movers, relative.square() @ movers
-        factor = torch.where(squares > 0, share / squares, 0.0)  # n_H / share
+        factor = torch.where(squares > 0, share / squares if adding else 1 / share, 0.0)  # n_H / share
         times = (relative.unsqueeze(-1) * factor.unsqueeze(1) * movers).to(step)  # [takers, givers, items]
         new = torch.einsum("cj,jid->cid", weights.to(step), start)
         new += torch.einsum("cji,jid->cid", times, step)

@@ -87,10 +87,11 @@ class Pplr(Strategy):
         "of its distances: robust against false rows; absent: no limit.",
     )
     products: bool = Field(False, description="Mix the adapters' products, as `product` does, not their factors.")
-    items: Literal["mean", "sum"] = Field(
+    items: Literal["mean", "submodel", "sum"] = Field(
         "sum",
-        description="Trained vectors of items (backbone.residual): what the clients have learnt of an item adds up, and each "
-        "trains those of its own items only (sum), or they are mixed by D as everything else (mean: the paper).",
+        description="Trained vectors of items (backbone.residual): each client trains those of its own items only, and what "
+        "clients have learnt of an item adds up (sum) or is averaged over those who have it (submodel: FedSubAvg); or they are "
+        "trained and mixed by D as everything else (mean: the paper).",
     )
 
     @property
@@ -111,7 +112,7 @@ class Pplr(Strategy):
     @property
     def local_objective(self) -> LocalObjective:
         """Return whether clients train the vectors of their own items only."""
-        return LocalObjective(own_items=self.items == "sum")
+        return LocalObjective(own_items=self.items != "mean")
 
     def aggregator(self, layout: Layout, initial_row: Tensor) -> Aggregator | None:
         """Return what mixes products or sums over items, where there are such and it is wanted.
@@ -119,9 +120,9 @@ class Pplr(Strategy):
         Raises:
             ConfigError: the layout shares no whole adapter, and products are to be mixed.
         """
-        tables = item_tables(layout) if self.items == "sum" else []
+        tables = [] if self.items == "mean" else item_tables(layout)
         products = ProductMean(layout, "strategy.products = true", apart=tables) if self.products else None
-        return ItemSums(layout, products) if tables else products
+        return ItemSums(layout, products, adding=self.items == "sum") if tables else products
 
     def mixing(self, cohort: Cohort) -> Mixing:
         """Return D; an absent client keeps its row and gives nothing to the others."""
