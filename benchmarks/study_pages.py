@@ -30,6 +30,8 @@ STUDIES = HERE.parent / "studies"
 KEY = "ndcg@10"
 SUMMARY = ("pplr", "pplr as published", "fedavg", "local", "centralised")
 """Variants of the main study that README.md shows."""
+_AHEAD = ("pplr", "pplr, items averaged")
+"""Strategies of which it is said how far they are ahead of the reference."""
 BESIDE = ("popularity", "transitions", "item_knn", "recent")
 
 
@@ -110,9 +112,10 @@ def by_clients(path: Path, folder: Path) -> str:
         rows.append(
             [clients, ", ".join(map(str, runs[0].seeds))]
             + [_overall_and_worst(by_name[name]) if name in by_name else "" for name in study.axes["strategy"]]
-            + _ahead(by_name.get("pplr"))
+            + [text for name in _AHEAD for text in _ahead(by_name.get(name))]
         )
-    return table([*head, f"pplr - {reference}, overall [95%]", "worst client [95%]"], rows)
+    ahead = [f"{name} - {reference}, {what} [95%]" for name in _AHEAD for what in ("overall", "worst client")]
+    return table([*head, *ahead], rows)
 
 
 def _ahead(run: ComparedRun | None) -> list[str]:

@@ -177,7 +177,7 @@ class Config(BaseModel):
         if self.strategy.clip is not None and self.strategy.items != "mean":
             raise ValueError(
                 f"strategy.clip bounds how far one client can move another, and strategy.items = {self.strategy.items!r} lets "
-                "what a client says of an item that only it has count in full. Set strategy.items to 'mean', "
+                "one client's word on an item count in full. Set strategy.items to 'mean', "
                 "backbone.residual to 'private', or leave clip out"
             )
         return self

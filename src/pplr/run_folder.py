@@ -17,7 +17,7 @@ from pplr.config import Config, changes, config_toml, load_config
 from pplr.data.dataset import Dataset, Part
 from pplr.errors import CannotResume, CheckpointError, ConfigError, InUse, Occupied, RunError, StorageError, command
 from pplr.federation.audit_log import AUDIT_HEAD, AUDIT_LOG
-from pplr.federation.strategies import Pplr
+from pplr.models.settings import SequenceSettings
 from pplr.storage import delete, make_folder, write_text
 
 MARK = "run.json"
@@ -167,17 +167,24 @@ def _check_configuration(folder: Path, config: Config) -> None:
             f"The run in {folder} cannot be resumed, its {CONFIG} is missing or damaged: {problem} Start again with "
             "--overwrite, or in another folder (--out)."
         ) from problem
-    written = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8")).get("strategy", {})
-    if isinstance(before.strategy, Pplr) and "items" not in written:
+    tables = isinstance(before.backbone, SequenceSettings) and before.backbone.residual == "shared"
+    if tables and _averaged_items(folder):
         raise CannotResume(
             f"The run in {folder} was started when `pplr` averaged what clients learn of items; it adds up now. To go on, "
-            f'write items = "mean" below [strategy], here and in {folder / CONFIG}, or start a new run in another folder (--out).'
+            f'write items = "mean" below [strategy], in your configuration and in {folder / CONFIG}, or start a new run in '
+            "another folder (--out)."
         )
     if changed := changes(before, config):
         raise CannotResume(
             f"The run in {folder} was started with another configuration: {'; '.join(changed)}. Take these changes "
             f"back, resume with the run's own {folder / CONFIG}, or start a new run in another folder (--out)."
         )
+
+
+def _averaged_items(folder: Path) -> bool:
+    """Return whether a run's configuration is one of `pplr` before it could add up what clients learn of items."""
+    strategy = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8")).get("strategy", {})
+    return strategy.get("kind") == "pplr" and "items" not in strategy
 
 
 def claim(folder: Path, config: Config, made_from: Origin, silo: str | None = None) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import tiny
 from pplr.errors import CheckpointError
 from pplr.federation.checkpoints import CheckpointStore
-from pplr.federation.strategies import Ditto, FedAdam, FedPer, FedProx, QFedAvg, Robust
+from pplr.federation.strategies import Ditto, FedAdam, FedPer, FedProx, Pplr, QFedAvg, Robust
 
 WITH_STATE = [
     FedAdam(),
@@ -81,7 +81,7 @@ def test_resume_in_the_same_process_is_bit_identical(tmp_path, where, strategy):
 def test_patience_goes_on_counting_where_it_was(tmp_path):
     """Steps far too large: the first round stays the best, and the run ends as many rounds after it as it may wait."""
     restless = tiny.TRAINING.model_copy(update={"learning_rate": 0.5, "schedule": "constant"})
-    options = {"rounds": 9, "patience": 3, "training": restless}
+    options = {"rounds": 9, "patience": 3, "training": restless, "strategy": Pplr(items="mean")}
     whole, _ = tiny.federation(tmp_path / "whole", **options)
     expected = whole.run()
     last = len(expected.history)

@@ -54,6 +54,8 @@ def first(silo: SiloWork) -> torch.Tensor:
     layout, row = codec.first_row(silo.answer(Parcel("initial", {})))
     assert row_digest(row.numpy().tobytes()) == silo.announcement.initial
     assert (layout.digest, layout.size) == (silo.announcement.layout, silo.announcement.parameters)
+    whole = silo._parts.backbone.layout.specs
+    assert [(one.name, one.decay, one.table) for one in layout.specs] == [(o.name, o.decay, o.table) for o in whole]
     return row
 
 

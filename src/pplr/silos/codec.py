@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 from pplr.data.dataset import Part
@@ -213,6 +213,13 @@ class Spec(Fields):
     shape: Annotated[list[Annotated[int, Field(ge=0, lt=2**40)]], Field(max_length=8)]
     private: bool
     decay: bool
+    table: bool
+
+    @model_validator(mode="after")
+    def _has_items(self) -> Self:
+        if self.table and not self.shape:
+            raise ValueError("a table has an axis of items")
+        return self
 
 
 class FirstRowFields(Fields):
@@ -224,7 +231,8 @@ class FirstRowFields(Fields):
 def first_row_parcel(layout: Layout, row: Tensor) -> Parcel:
     """Return where each parameter stands in a row, and the shared row [S] before the first round, as a parcel."""
     specs = [
-        Spec(name=spec.name, shape=list(spec.shape), private=spec.private, decay=spec.decay) for spec in layout.specs
+        Spec(name=spec.name, shape=list(spec.shape), private=spec.private, decay=spec.decay, table=spec.table)
+        for spec in layout.specs
     ]
     return Parcel("first row", FirstRowFields(specs=specs).model_dump(), numbers(row))
 
@@ -237,7 +245,9 @@ def first_row(parcel: Parcel) -> tuple[Layout, Tensor]:
     """
     specs = parsed(parcel, "first row", FirstRowFields).specs
     try:
-        layout = Layout([ParameterSpec(one.name, tuple(one.shape), zeros, one.private, one.decay) for one in specs])
+        layout = Layout(
+            [ParameterSpec(one.name, tuple(one.shape), zeros, one.private, one.decay, table=one.table) for one in specs]
+        )
     except ValueError as problem:
         raise RunError(f"The first row cannot be used: {problem}") from problem
     row = _row(parcel)

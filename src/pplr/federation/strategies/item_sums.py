@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ def item_tables(layout: Layout) -> list[str]:
 
 
 class ItemSums(Aggregator):
-    """Mixes tables of items by the clients that have moved an item, and everything else by D.
+    """Mixes tables of items by the clients that have moved an item, and everything else by D, or by `rest`.
 
     With r_j what client j had received of an item's row, u_j what it has made of it, and H the clients that client c takes
     from (D_cj > 0) and for which u_j differs from r_j:
@@ -25,7 +27,7 @@ class ItemSums(Aggregator):
         new row c = sum over all j of D_cj r_j  +  n_H sum over H of D_cj (u_j - r_j) / sum over H of D_cj
         n_H       = (sum over H of D_cj)^2 / sum over H of D_cj^2
 
-    A mean over all clients makes small what the few learn that have an item: the mean over those few is FedSubAvg (Ding et
+    A mean over all clients shrinks what the few that have an item learn of it: the mean over those few is FedSubAvg (Ding et
     al. 2022, arXiv:2109.07704). n_H times that mean is about what training on their data one after the other would add. n_H
     is their number where they weigh alike, and 1 where one outweighs all others (the effective number of weighted samples,
     Kish 1965): a client that keeps to itself gets its own step once, and one of no weight adds nothing. A client that takes
@@ -62,11 +64,11 @@ def _add_up_(table: Tensor, before: Tensor, matrix: Floats, *, adding: bool) -> 
     """Replace the rows in `table` [clients, items, ...] of those who take from others, by D [clients, clients]."""
     takers = np.flatnonzero(np.diag(matrix) < 1)
     givers = np.flatnonzero(matrix[takers].any(axis=0))
-    if not len(takers):
+    if not len(takers) or not table.numel():
         return
     weights = torch.from_numpy(matrix[np.ix_(takers, givers)]).to(table.device)
     relative = weights / weights.amax(1, keepdim=True)  # squares of what is smallest do not become zero for all
-    width = table[0, 0].numel()
+    width = math.prod(table.shape[2:])
     for block in blocks(4 * len(table) * width, table.shape[1]):
         start = before[givers, block].reshape(len(givers), -1, width)
         step = table[givers, block].reshape(start.shape) - start
@@ -76,4 +78,4 @@ def _add_up_(table: Tensor, before: Tensor, matrix: Floats, *, adding: bool) -> 
         times = (relative.unsqueeze(-1) * factor.unsqueeze(1) * movers).to(step)  # [takers, givers, items]
         new = torch.einsum("cj,jid->cid", weights.to(step), start)
         new += torch.einsum("cji,jid->cid", times, step)
-        table[takers, block] = new.reshape(len(takers), *table[0, block].shape)
+        table[takers, block] = new.reshape(len(takers), -1, *table.shape[2:])

@@ -37,13 +37,13 @@ class Pplr(Strategy):
     others by s_ci, and the others get nothing of it yet; from then on it is one of them.
 
     With similarity "parameters" and items "mean" the method is the paper's. By default updates are compared, and trained
-    vectors of items, where a backbone has them, add up. The other options below `similarity` are ours too, and change D as
-    follows, in this order: s is
+    vectors of items, where a backbone has them, add up. The options from `temperature` to `clip` are ours too, and change D
+    as follows, in this order: s is
     raised to 1 / temperature, with the sum over the others kept; w is 1 without `speed`; every column i of d is multiplied
     by n_i where `by_size`; the diagonal of D is raised to `self_weight`, at the others' cost in proportion; with `clip`,
     D_ci becomes D_ci min(1, clip m_c / |x_i - x_c|) with m_c the median of c's distances to the others, and what is left
     goes to the diagonal: no single client can move another far, whatever it sends (ClippedGossip, He et al. 2022,
-    arXiv:2202.01545). With similarity "none", no speed, and by size, D is that of `fedavg` (but absent clients keep their
+    arXiv:2202.01545; not with shared vectors of items that add up). With similarity "none", no speed, and by size, D is that of `fedavg` (but absent clients keep their
     rows), and with items "mean" so is the strategy.
     """
 
@@ -115,7 +115,7 @@ class Pplr(Strategy):
         return LocalObjective(own_items=self.items != "mean")
 
     def aggregator(self, layout: Layout, initial_row: Tensor) -> Aggregator | None:
-        """Return what mixes products or sums over items, where there are such and it is wanted.
+        """Return what mixes products, or adds up over items, where the layout has them and the settings ask for it; else None.
 
         Raises:
             ConfigError: the layout shares no whole adapter, and products are to be mixed.
