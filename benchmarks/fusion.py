@@ -132,7 +132,7 @@ def measured(folder: Path, statistics: list[str]) -> dict[str, Any]:
 def label(strategy: dict[str, Any]) -> str:
     """Return what a strategy is called in the tables."""
     items = {"mean": ", items averaged", "submodel": ", items averaged over those who have them"}
-    return strategy["kind"] + items.get(strategy.get("items", ""), "")
+    return f"{strategy['kind']}{items.get(strategy.get('items', ''), '')}"
 
 
 def figures(users: UserMetrics, owners: Any, names: tuple[str, ...]) -> dict[str, Any]:
