@@ -62,7 +62,7 @@ def main() -> None:
         found = measured(folder, options.statistics)
         old = json.loads(options.output.read_text(encoding="utf-8"))["data"] if options.output.is_file() else {}
         known = {} if not options.runs else {cell(run): run for run in old.get(name, {}).get("runs", [])}
-        found |= {"measured": circumstances()["date"]}
+        found |= {"measured": {name: entry[name] for name in ("date", "commit", "threads")}}
         runs = {cell(run): run for run in [*entry["runs"], found]}
         entry["runs"] = list({**known, **runs}.values())
         write_result(options.output, "fusion", {"data": {**old, name: entry}})

@@ -4,7 +4,7 @@
 
 There a client mixes with rows some of which are mixed already, so that the result depends on the order of the clients, which
 means nothing. Mixing in place is one matrix too: row c is D_c with the new rows in the place of the old ones before it. The
-runs are those of `studies/balance.toml`, similarity of parameters. Runs that are in FOLDER already are not repeated.
+runs are those of `studies/balance.toml`, similarity of parameters, items averaged. Runs that are in FOLDER already are not repeated.
 """
 
 from __future__ import annotations

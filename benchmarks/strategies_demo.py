@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 MEASURE = "ndcg@10"
 VARIANTS: dict[str, dict[str, Any]] = {
     "pplr": {"kind": "pplr"},
+    "pplr items averaged": {"kind": "pplr", "items": "mean"},
     "fedavg": {"kind": "fedavg"},
     "local": {"kind": "local"},
     "pplr no speed": {"kind": "pplr", "speed": False},

@@ -16,8 +16,10 @@ import tiny
 from pplr.errors import RunError
 from pplr.federation import Coordinator, FederationSettings
 from pplr.federation.messages import Absence, ClientInfo, Report, Update
-from pplr.federation.strategies import STRATEGIES
+from pplr.federation.strategies import STRATEGIES, Pplr
 from pplr.federation.strategies.base import Mixing
+from pplr.models.layout import Layout, ParameterSpec, zeros
+from pplr.models.ranks import RankLimits, limit_rank_
 
 WIDTH = 3
 
@@ -320,3 +322,34 @@ def test_who_was_not_drawn_is_told_that_it_has_not_trained():
     )
     coordinator(engine, "fedavg", rounds=3, participation=2).run()
     assert told == [set(asked) for asked in engine.asked]
+
+
+@pytest.mark.parametrize("items", ["sum", "mean"])
+def test_components_of_a_rank_are_averaged_over_those_who_have_them_whatever_becomes_of_items(items):
+    """Client a has one component, and its zeros in the second one must not count."""
+    layout = Layout(
+        [
+            ParameterSpec("residual", (2, 2), zeros, table=True),
+            ParameterSpec("q.lora_A", (2, 3), zeros),
+            ParameterSpec("q.lora_B", (3, 2), zeros),
+        ]
+    )
+
+    class Ranked(Scripted):
+        def train(self, tasks, observer, seconds=None):
+            for update in super().train(tasks, observer, seconds):
+                if update.client == "a":
+                    limit_rank_(layout, update.row, 1)
+                yield update
+
+    row, strategy = torch.zeros(layout.size), Pplr(items=items, similarity="none", speed=False)
+    tested = Coordinator(
+        Ranked("abc"), strategy, FederationSettings(rounds=1), row, seed=3, select_by="ndcg@10",
+        aggregator=strategy.aggregator(layout, row), ranks=RankLimits(layout, {"a": 1}, "abc", row),
+        observer=lambda event: None,
+    )  # fmt: skip
+    tested.run()
+    found = layout.views(tested.bank.rows)
+    assert found["q.lora_A"][1].tolist() == [[2.0] * 3, [2.5] * 3], "means of 1, 2 and 3, and of 2 and 3"
+    assert found["q.lora_B"][1].tolist() == [[2.0, 2.5]] * 3
+    assert found["residual"][1].tolist() == [[6.0 if items == "sum" else 2.0] * 2] * 2

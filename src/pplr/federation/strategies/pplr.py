@@ -43,8 +43,8 @@ class Pplr(Strategy):
     by n_i where `by_size`; the diagonal of D is raised to `self_weight`, at the others' cost in proportion; with `clip`,
     D_ci becomes D_ci min(1, clip m_c / |x_i - x_c|) with m_c the median of c's distances to the others, and what is left
     goes to the diagonal: no single client can move another far, whatever it sends (ClippedGossip, He et al. 2022,
-    arXiv:2202.01545; not with shared vectors of items that add up). With similarity "none", no speed, and by size, D is that of `fedavg` (but absent clients keep their
-    rows), and with items "mean" so is the strategy.
+    arXiv:2202.01545; not with shared vectors of items that add up). With similarity "none", no speed, and by size, D is
+    that of `fedavg` (but absent clients keep their rows), and with items "mean" so is the strategy.
     """
 
     kind: Literal["pplr"] = "pplr"
