@@ -35,6 +35,7 @@ def nested(name, value):
         ("training.epochs", [0]),
         ("training.learning_rate", [0, -1e-3, float("nan"), float("inf"), 2]),
         ("training.weight_decay", [-0.1, float("nan")]),
+        ("training.item_rate", [0, -1, 101, float("nan")]),
         ("training.warmup_steps", [-1]),
         ("training.clip_norm", [0, float("nan"), float("inf")]),
         ("training.batch_tokens", [0, -1]),

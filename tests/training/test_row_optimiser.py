@@ -95,7 +95,7 @@ def test_what_does_not_belong_to_a_client_stays_where_it_is_and_counts_for_nothi
     layout, inner = Layout(SPECS), Layout(SPECS[:1])
     start = torch.randn(layout.size, generator=torch.Generator().manual_seed(4))
     part = (torch.arange(layout.size) < inner.size).float()
-    whole, alone = RowOptimiser(layout, start, 0.1, part=part), RowOptimiser(inner, start[: inner.size], 0.1)
+    whole, alone = RowOptimiser(layout, start, 0.1, rates=part), RowOptimiser(inner, start[: inner.size], 0.1)
     for gradient in _gradients(layout.size, 3, 5):
         for optimiser, values in ((whole, gradient), (alone, gradient[: inner.size])):
             optimiser.zero()
@@ -105,3 +105,19 @@ def test_what_does_not_belong_to_a_client_stays_where_it_is_and_counts_for_nothi
         alone.step(0.01, 0.5)
     assert torch.equal(whole.row.values[: inner.size], alone.row.values)
     assert torch.equal(whole.row.values[inner.size :], start[inner.size :])
+
+
+def test_a_part_with_a_rate_of_its_own_moves_as_it_would_alone_at_that_rate() -> None:
+    layout, first, second = Layout(SPECS), Layout(SPECS[:1]), Layout(SPECS[1:])
+    start = torch.randn(layout.size, generator=torch.Generator().manual_seed(6))
+    rates = torch.cat([torch.ones(first.size), torch.full((second.size,), 2.5)])
+    whole = RowOptimiser(layout, start, 0.1, rates=rates)
+    parts = RowOptimiser(first, start[: first.size], 0.1), RowOptimiser(second, start[first.size :], 0.1)
+    for gradient in _gradients(layout.size, 3, 7):
+        for optimiser, values in zip((whole, *parts), (gradient, *gradient.split([first.size, second.size])), strict=True):
+            optimiser.zero()
+            optimiser.row.gradient.add_(values)
+        whole.step(0.01, 0.5)
+        for optimiser, rate in zip(parts, (0.01, 0.025), strict=True):
+            optimiser.step(rate, 0.5)
+    torch.testing.assert_close(whole.row.values, torch.cat([part.row.values for part in parts]))

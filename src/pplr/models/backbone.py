@@ -145,10 +145,11 @@ class Backbone(ABC, Generic[E]):
     def loss(self, parameters: Parameters, catalogue: Tensor | None, examples: E, rows: Ints, training: bool) -> Loss:
         """Return the loss of the examples `rows`; `training` switches dropout on (drawn from torch's generator)."""
 
-    def own_part(self, examples: E) -> Tensor | None:
-        """Return [P] one where a client may train that trains its own items only, zero elsewhere; None: everywhere.
+    def rates(self, examples: E, item_rate: float, own_items: bool) -> Tensor | None:
+        """Return [P] multiples of the learning rate; None: one everywhere.
 
-        Zero are those rows of shared tables (`ParameterSpec.table`) whose items are not in `examples`.
+        They are `item_rate` in tables of items (`ParameterSpec.table`), but with `own_items` zero in shared ones where an
+        item is not in `examples`.
         """
         return None
 

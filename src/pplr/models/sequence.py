@@ -231,14 +231,20 @@ class SequenceBackbone(Backbone[ItemSequences]):
         among = self._among(examples) if training else None
         return self._loss(parameters, self._embeddings(parameters, vectors), examples, rows, dropout, among)
 
-    def own_part(self, examples: ItemSequences) -> Tensor | None:
-        """Return [P] one, but for the shared residuals of items that do not occur in `examples`: zero."""
-        part = torch.ones(self.layout.size, device=self.device)
+    def rates(self, examples: ItemSequences, item_rate: float, own_items: bool) -> Tensor | None:
+        """Return [P] one, but for the residuals: `item_rate`, or zero for items that do not occur in `examples`."""
+        tables = [spec for spec in self.layout.specs if spec.table and (item_rate != 1 or own_items and not spec.private)]
+        if not tables:
+            return None
+        rates = torch.ones(self.layout.size, device=self.device)
+        views = self.layout.views(rates)
         items = torch.from_numpy(examples.items).to(self.device)
-        for spec, values in zip(self.layout.specs, self.layout.views(part).values(), strict=True):
-            if spec.table and not spec.private:
-                values.zero_().index_fill_(0, items, 1.0)
-        return part
+        for spec in tables:
+            if own_items and not spec.private:
+                views[spec.name].zero_().index_fill_(0, items, item_rate)
+            else:
+                views[spec.name].fill_(item_rate)
+        return rates
 
     def end_round(
         self,

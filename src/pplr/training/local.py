@@ -117,14 +117,14 @@ def train_locally(
     Draws depend on `place` alone: the same place and row give the same result, whatever ran before. Parameters that
     are `elsewhere` take the same steps there, and the gradient is clipped by the norm over both places. A `pull` is part
     of what is minimised, but not of the loss that is reported. With `own_items` the rows of shared tables move only
-    where their items are among the examples' (`Backbone.own_part`).
+    where their items are among the examples'.
 
     Raises:
         NumericalError: the loss or the gradient is not finite.
     """
     watch = _Stopwatch(backbone.device)
-    part = backbone.own_part(examples) if own_items else None
-    optimiser = RowOptimiser(backbone.layout, row, settings.weight_decay, pull, part)
+    rates = backbone.rates(examples, settings.item_rate, own_items)
+    optimiser = RowOptimiser(backbone.layout, row, settings.weight_decay, pull, rates)
     trained = optimiser.row
     schedule = _plan(examples.lengths, settings, place)
     rate = settings.learning_rate * _course(settings, place.progress)

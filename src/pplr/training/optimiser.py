@@ -41,19 +41,20 @@ class RowOptimiser:
     """
 
     def __init__(
-        self, layout: Layout, row: Tensor, weight_decay: float, pull: Pull | None = None, part: Tensor | None = None
+        self, layout: Layout, row: Tensor, weight_decay: float, pull: Pull | None = None, rates: Tensor | None = None
     ) -> None:
         """Begin at `row` [P]; the gradient of a `pull` is added to what the parts have collected.
 
-        Where `part` [P] is zero, nothing moves.
+        `rates` [P] are multiples of the learning rate: where they are zero nothing moves, and no gradient counts.
         """
         self.row = TrainableRow(layout, row)
         self._pull = pull
-        self._part = part
+        self._moves = None if rates is None else rates.ne(0)
+        self._rates = rates if rates is not None and bool(((rates != 0) & (rates != 1)).any()) else None
         self._adam = torch.optim.AdamW([self.row.values], weight_decay=0.0)
         self._decay = layout.decay_mask.to(self.row.values.device) * weight_decay
-        if part is not None:
-            self._decay *= part
+        if self._moves is not None:
+            self._decay *= self._moves
 
     def zero(self) -> None:
         """Forget the gradient."""
@@ -67,6 +68,14 @@ class RowOptimiser:
         """Take a step at learning rate `rate` along the gradient times `factor` (of clipping)."""
         self.row.gradient.copy_(self._gradient()).mul_(factor)
         self._adam.param_groups[0]["lr"] = rate
+        if self._rates is None:
+            self._move(rate)
+            return
+        before = self.row.values.clone()
+        self._move(rate)
+        self.row.values.sub_(before).mul_(self._rates).add_(before)
+
+    def _move(self, rate: float) -> None:
         self.row.values.mul_(1 - rate * self._decay)
         self._adam.step()
 
@@ -74,7 +83,7 @@ class RowOptimiser:
         gradient = self.row.gradient
         if self._pull is not None:
             gradient = self._pull.added(gradient, self.row.values.detach())
-        return gradient if self._part is None else gradient * self._part
+        return gradient if self._moves is None else gradient * self._moves
 
     def state(self) -> dict[str, Tensor]:
         """Return all that decides the next step, by name: values, gradient, moments and their count."""

@@ -14,6 +14,13 @@ class TrainingSettings(BaseModel):
 
     epochs: int = Field(1, ge=1, le=1000, description="Local epochs per round.")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="AdamW's learning rate.")
+    item_rate: float = Field(
+        1.0,
+        gt=0,
+        le=100,
+        description="Trained vectors of items (backbone.residual) learn at so many times learning_rate; 2 is worth a try where "
+        "most items have few events.",
+    )
     weight_decay: float = Field(
         0.01, ge=0, le=1, description="Decoupled weight decay, not on gains, biases, positions."
     )
