@@ -114,7 +114,9 @@ def test_a_part_with_a_rate_of_its_own_moves_as_it_would_alone_at_that_rate() ->
     whole = RowOptimiser(layout, start, 0.1, rates=rates)
     parts = RowOptimiser(first, start[: first.size], 0.1), RowOptimiser(second, start[first.size :], 0.1)
     for gradient in _gradients(layout.size, 3, 7):
-        for optimiser, values in zip((whole, *parts), (gradient, *gradient.split([first.size, second.size])), strict=True):
+        for optimiser, values in zip(
+            (whole, *parts), (gradient, *gradient.split([first.size, second.size])), strict=True
+        ):
             optimiser.zero()
             optimiser.row.gradient.add_(values)
         whole.step(0.01, 0.5)

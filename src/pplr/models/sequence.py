@@ -233,7 +233,9 @@ class SequenceBackbone(Backbone[ItemSequences]):
 
     def rates(self, examples: ItemSequences, item_rate: float, own_items: bool) -> Tensor | None:
         """Return [P] one, but for the residuals: `item_rate`, or zero for items that do not occur in `examples`."""
-        tables = [spec for spec in self.layout.specs if spec.table and (item_rate != 1 or own_items and not spec.private)]
+        tables = [
+            spec for spec in self.layout.specs if spec.table and (item_rate != 1 or (own_items and not spec.private))
+        ]
         if not tables:
             return None
         rates = torch.ones(self.layout.size, device=self.device)
