@@ -83,8 +83,8 @@ def test_only_with_mistakes_is_refused_all_at_once(tmp_path):
     assert refused.value.problems == (
         "--only takes AXIS=LABEL, such as strategy=fedavg; 'fedavg' has no '='.",
         "--only names the axis 'strategie', which is not there. Did you mean 'strategy'? Axes: strategy, seed.",
-        "--only names 'fedavgg' of the axis 'strategy'. Did you mean 'fedavg'? There is: fedavg, pplr as published.",
-        "--only names '3' of the axis 'seed'. There is: 1, 2.",
+        "--only names 'fedavgg' of the axis 'strategy'. Did you mean 'fedavg'? There is: 'fedavg', 'pplr as published'.",
+        "--only names '3' of the axis 'seed'. There is: '1', '2'.",
     )
     without = study(skip=[{"strategy": "fedavg", "seed": "2"}])
     with pytest.raises(ConfigError, match="--only asks for: `skip` leaves them out"):
@@ -124,7 +124,7 @@ def test_all_mistakes_in_cells_are_named_with_their_cells(tmp_path):
             "Give each variant a name: [axes.clients.NAME]",
         ),
         ("reference = { strategie = 'x' }\n[axes]\nstrategy = ['x']", "Did you mean 'strategy'?"),
-        ("reference = { seed = '3' }\n[axes]\nseed = [1, 2]", "There is: 1, 2"),
+        ("reference = { seed = '3' }\n[axes]\nseed = [1, 2]", "There is: '1', '2'"),
         ("[axes", "not valid TOML"),
     ],
 )

@@ -90,9 +90,8 @@ class StudySettings(BaseModel):
             )
         known = [name for name, _ in self.choices(axis)]
         if wanted not in known:
-            return (
-                f"{where} names '{wanted}' of the axis '{axis}'.{nearest(wanted, known)} There is: {', '.join(known)}"
-            )
+            names = ", ".join(f"'{name}'" for name in known)  # a label may hold commas
+            return f"{where} names '{wanted}' of the axis '{axis}'.{nearest(wanted, known)} There is: {names}"
         return None
 
     def chosen(self, words: Iterable[str]) -> dict[str, set[str]]:
