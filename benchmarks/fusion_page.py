@@ -94,10 +94,10 @@ def _gain(run: Result) -> str:
 
 
 def _rounds(runs: list[Result]) -> str:
-    cut = any(run["stopped"]["reason"] == "rounds" for run in runs)
+    cut = any(run["stopped"]["best_round"] == run["stopped"]["round"] for run in runs)
     rounds = sorted({run["stopped"]["round"] for run in runs})
     text = str(rounds[0]) if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}"
-    return f"{text}, not at their best yet" if cut else text
+    return f"{text}, the last was the best" if cut else text
 
 
 def _title(name: str) -> str:

@@ -1,6 +1,6 @@
 """How much one lying client of five harms the others, without a defence and with each of three.
 
-    python benchmarks/lying_client.py [--rounds 6] [--examples 1500] [--users 500] [--only fedavg/none/sign ...]
+    python benchmarks/lying_client.py [--rounds 6] [--examples 1500] [--users 500] [--only "pplr, items averaged/none/sign" ...]
 
 The demo's data and clients, the backbone `sequence`. One client does not send what it has trained; it cannot be told from
 the others by its name or its form. Figures are of the four honest clients: NDCG@10 over all their test users and of the
@@ -192,6 +192,10 @@ def done(path: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
 def wanted(only: list[str] | None) -> list[tuple[str, str, str]]:
     """Return the cells in the order in which they are run: those that say most come first."""
     cells = [(s, d, lie) for d in DEFENCES for lie in LIES for s in BASE if (s, d) != (ADDED, ROBUST)]
+    if unknown := sorted(set(only or ()) - {"/".join(cell) for cell in cells}):
+        raise SystemExit(
+            f"There is no cell {unknown}. Strategies: {list(BASE)}; defences: {list(DEFENCES)}; lies: {list(LIES)}."
+        )
     return [cell for cell in cells if only is None or "/".join(cell) in only]
 
 

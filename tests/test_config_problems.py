@@ -66,6 +66,14 @@ def test_a_key_of_another_kind_is_said_to_be_one(wrong, expected, tmp_path):
         ({"training": 3}, "training = 3: this is a section, not a value; write its keys below [training]."),
         ({"training": {"epochs": True}}, "training.epochs = true: true and false are no values of this key."),
         ({"training": {"clip_norm": float("inf")}}, "training.clip_norm = inf: a number must be finite."),
+        (
+            {"training": {"item_rate": 2.0}, "backbone": {"kind": "encoder"}},
+            "only the backbone 'sequence' has, unless backbone.residual is 'none'. Leave it out",
+        ),
+        (
+            {"training": {"item_rate": 2.0}, "backbone": {"kind": "sequence", "residual": "none"}},
+            "only the backbone 'sequence' has, unless backbone.residual is 'none'. Leave it out",
+        ),
         ({"strategy": {"tau": float("nan")}}, "strategy.tau = nan: a number must be finite."),
         ({"evaluation": {"ks": []}}, "evaluation.ks = []: list should have at least 1 item, not 0."),
         ({"evaluation": {"ks": [0]}}, "evaluation.ks[0] = 0: input should be greater than or equal to 1."),

@@ -170,6 +170,16 @@ class Config(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _has_vectors_of_items_where_their_rate_is_set(self) -> Self:
+        tables = isinstance(self.backbone, SequenceSettings) and self.backbone.residual != "none"
+        if self.training.item_rate != 1 and not tables:
+            raise ValueError(
+                "training.item_rate is the rate of trained vectors of items, which only the backbone 'sequence' has, unless "
+                "backbone.residual is 'none'. Leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _bounds_what_one_client_can_do(self) -> Self:
         tables = isinstance(self.backbone, SequenceSettings) and self.backbone.residual == "shared"
         if not (tables and isinstance(self.strategy, Pplr)):

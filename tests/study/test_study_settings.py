@@ -125,6 +125,10 @@ def test_all_mistakes_in_cells_are_named_with_their_cells(tmp_path):
         ),
         ("reference = { strategie = 'x' }\n[axes]\nstrategy = ['x']", "Did you mean 'strategy'?"),
         ("reference = { seed = '3' }\n[axes]\nseed = [1, 2]", "There is: '1', '2'"),
+        (
+            "reference = { strategy = 'x' }\n[axes.strategy.'a, b']\nstrategy.kind = 'fedavg'\n[axes.strategy.c]\nseed = 2",
+            "There is: 'a, b', 'c'",
+        ),
         ("[axes", "not valid TOML"),
     ],
 )

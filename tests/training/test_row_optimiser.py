@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pplr.models.layout import Layout, ParameterSpec, zeros
-from pplr.training.optimiser import RowOptimiser, clipping
+from pplr.training.optimiser import Pull, RowOptimiser, clipping
 
 SPECS = [
     ParameterSpec("a", (3, 4), zeros),
@@ -95,7 +95,7 @@ def test_what_does_not_belong_to_a_client_stays_where_it_is_and_counts_for_nothi
     layout, inner = Layout(SPECS), Layout(SPECS[:1])
     start = torch.randn(layout.size, generator=torch.Generator().manual_seed(4))
     part = (torch.arange(layout.size) < inner.size).float()
-    whole, alone = RowOptimiser(layout, start, 0.1, rates=part), RowOptimiser(inner, start[: inner.size], 0.1)
+    whole, alone = RowOptimiser(layout, start, 0.1, factors=part), RowOptimiser(inner, start[: inner.size], 0.1)
     for gradient in _gradients(layout.size, 3, 5):
         for optimiser, values in ((whole, gradient), (alone, gradient[: inner.size])):
             optimiser.zero()
@@ -107,19 +107,40 @@ def test_what_does_not_belong_to_a_client_stays_where_it_is_and_counts_for_nothi
     assert torch.equal(whole.row.values[inner.size :], start[inner.size :])
 
 
-def test_a_part_with_a_rate_of_its_own_moves_as_it_would_alone_at_that_rate() -> None:
-    layout, first, second = Layout(SPECS), Layout(SPECS[:1]), Layout(SPECS[1:])
-    start = torch.randn(layout.size, generator=torch.Generator().manual_seed(6))
-    rates = torch.cat([torch.ones(first.size), torch.full((second.size,), 2.5)])
-    whole = RowOptimiser(layout, start, 0.1, rates=rates)
-    parts = RowOptimiser(first, start[: first.size], 0.1), RowOptimiser(second, start[first.size :], 0.1)
+@pytest.mark.parametrize("strength", [0.0, 0.7])
+def test_a_part_with_a_factor_of_its_own_moves_as_it_would_alone_at_that_rate(strength) -> None:
+    layout = Layout(SPECS)
+    inner = [Layout([spec]) for spec in layout.specs]
+    sizes, factors = [part.size for part in inner], (2.5, 1.0, 0.0)
+    start = torch.randn(layout.size, generator=torch.Generator().manual_seed(6)) * 0.05
+
+    def pull(towards):
+        return Pull(strength, towards) if strength else None
+
+    whole = RowOptimiser(
+        layout,
+        start,
+        20.0,
+        pull(torch.zeros(layout.shared)),
+        factors=torch.cat([torch.full((size,), factor) for size, factor in zip(sizes, factors, strict=True)]),
+    )
+    parts = [
+        RowOptimiser(part, values, 20.0, pull(torch.zeros(part.size)))
+        for part, values in zip(inner, start.split(sizes), strict=True)
+    ]
     for gradient in _gradients(layout.size, 3, 7):
-        for optimiser, values in zip(
-            (whole, *parts), (gradient, *gradient.split([first.size, second.size])), strict=True
-        ):
+        for optimiser, values in zip((whole, *parts), (gradient, *gradient.split(sizes)), strict=True):
             optimiser.zero()
             optimiser.row.gradient.add_(values)
+        moving = [part.squared_norm() for part, factor in zip(parts, factors, strict=True) if factor]
+        assert whole.squared_norm() == pytest.approx(sum(moving), rel=1e-5)
         whole.step(0.01, 0.5)
-        for optimiser, rate in zip(parts, (0.01, 0.025), strict=True):
-            optimiser.step(rate, 0.5)
-    torch.testing.assert_close(whole.row.values, torch.cat([part.row.values for part in parts]))
+        for optimiser, factor in zip(parts, factors, strict=True):
+            if factor:
+                optimiser.step(0.01 * factor, 0.5)
+    found = whole.row.values.split(sizes)
+    for got, optimiser, factor in zip(found, parts, factors, strict=True):
+        if factor in (0.0, 1.0):
+            assert torch.equal(got, optimiser.row.values)
+        else:
+            torch.testing.assert_close(got, optimiser.row.values)

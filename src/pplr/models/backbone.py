@@ -145,11 +145,11 @@ class Backbone(ABC, Generic[E]):
     def loss(self, parameters: Parameters, catalogue: Tensor | None, examples: E, rows: Ints, training: bool) -> Loss:
         """Return the loss of the examples `rows`; `training` switches dropout on (drawn from torch's generator)."""
 
-    def rates(self, examples: E, item_rate: float, own_items: bool) -> Tensor | None:
-        """Return [P] multiples of the learning rate; None: one everywhere.
+    def rate_factors(self, examples: E, item_rate: float, own_items: bool) -> Tensor | None:
+        """Return [P] what the learning rate is multiplied by; None: one everywhere.
 
-        They are `item_rate` in tables of items (`ParameterSpec.table`), but with `own_items` zero in shared ones where an
-        item is not in `examples`.
+        A backbone that has tables of items (`ParameterSpec.table`) returns `item_rate` in them, but with `own_items` zero
+        in shared ones where an item is not in `examples`; one everywhere else.
         """
         return None
 

@@ -231,22 +231,22 @@ class SequenceBackbone(Backbone[ItemSequences]):
         among = self._among(examples) if training else None
         return self._loss(parameters, self._embeddings(parameters, vectors), examples, rows, dropout, among)
 
-    def rates(self, examples: ItemSequences, item_rate: float, own_items: bool) -> Tensor | None:
-        """Return [P] one, but for the residuals: `item_rate`, or zero for items that do not occur in `examples`."""
+    def rate_factors(self, examples: ItemSequences, item_rate: float, own_items: bool) -> Tensor | None:
+        """Return [P] one, but for the residuals: `item_rate`; with `own_items` zero in shared ones of other items."""
         tables = [
             spec for spec in self.layout.specs if spec.table and (item_rate != 1 or (own_items and not spec.private))
         ]
         if not tables:
             return None
-        rates = torch.ones(self.layout.size, device=self.device)
-        views = self.layout.views(rates)
+        factors = torch.ones(self.layout.size, device=self.device)
+        views = self.layout.views(factors)
         items = torch.from_numpy(examples.items).to(self.device)
         for spec in tables:
             if own_items and not spec.private:
                 views[spec.name].zero_().index_fill_(0, items, item_rate)
             else:
                 views[spec.name].fill_(item_rate)
-        return rates
+        return factors
 
     def end_round(
         self,

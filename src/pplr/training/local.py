@@ -123,8 +123,8 @@ def train_locally(
         NumericalError: the loss or the gradient is not finite.
     """
     watch = _Stopwatch(backbone.device)
-    rates = backbone.rates(examples, settings.item_rate, own_items)
-    optimiser = RowOptimiser(backbone.layout, row, settings.weight_decay, pull, rates)
+    factors = backbone.rate_factors(examples, settings.item_rate, own_items)
+    optimiser = RowOptimiser(backbone.layout, row, settings.weight_decay, pull, factors)
     trained = optimiser.row
     schedule = _plan(examples.lengths, settings, place)
     rate = settings.learning_rate * _course(settings, place.progress)

@@ -41,16 +41,17 @@ class RowOptimiser:
     """
 
     def __init__(
-        self, layout: Layout, row: Tensor, weight_decay: float, pull: Pull | None = None, rates: Tensor | None = None
+        self, layout: Layout, row: Tensor, weight_decay: float, pull: Pull | None = None, factors: Tensor | None = None
     ) -> None:
         """Begin at `row` [P]; the gradient of a `pull` is added to what the parts have collected.
 
-        `rates` [P] are multiples of the learning rate: where they are zero nothing moves, and no gradient counts.
+        `factors` [P] are of the learning rate: where they are zero nothing moves, and no gradient counts.
         """
         self.row = TrainableRow(layout, row)
         self._pull = pull
-        self._moves = None if rates is None else rates.ne(0)
-        self._rates = rates if rates is not None and bool(((rates != 0) & (rates != 1)).any()) else None
+        self._moves = None if factors is None else factors.ne(0)
+        scales = factors is not None and bool(((factors != 0) & (factors != 1)).any())
+        self._factors = factors if scales else None  # for factors of 0 and 1 `_moves` is enough
         self._adam = torch.optim.AdamW([self.row.values], weight_decay=0.0)
         self._decay = layout.decay_mask.to(self.row.values.device) * weight_decay
         if self._moves is not None:
@@ -68,12 +69,12 @@ class RowOptimiser:
         """Take a step at learning rate `rate` along the gradient times `factor` (of clipping)."""
         self.row.gradient.copy_(self._gradient()).mul_(factor)
         self._adam.param_groups[0]["lr"] = rate
-        if self._rates is None:
+        if self._factors is None:
             self._move(rate)
             return
         before = self.row.values.clone()
         self._move(rate)
-        self.row.values.sub_(before).mul_(self._rates).add_(before)
+        self.row.values.copy_(before.lerp_(self.row.values, self._factors))  # exact where the factor is 0 or 1
 
     def _move(self, rate: float) -> None:
         self.row.values.mul_(1 - rate * self._decay)

@@ -18,7 +18,7 @@ class TrainingSettings(BaseModel):
         1.0,
         gt=0,
         le=100,
-        description="Trained vectors of items (backbone.residual) learn at so many times learning_rate.",
+        description="Trained vectors of items (backbone.residual), not their biases, learn at so many times learning_rate.",
     )
     weight_decay: float = Field(
         0.01, ge=0, le=1, description="Decoupled weight decay, not on gains, biases, positions."

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
+from pplr.federation.messages import TrainTask
 from pplr.federation.strategies import Cohort, Mixing, Pplr
 from pplr.federation.strategies.item_sums import ItemSums
 from pplr.models import bank
@@ -183,6 +184,23 @@ def test_at_alpha_zero_everybody_trains_own_items_alone():
     whole = trained_by_hand(members, rows, 1, rounds=1)
     coordinator.run()
     assert torch.equal(coordinator.bank.rows, torch.stack([row[: rows.shape[1]] for row in whole]))
+
+
+@pytest.mark.parametrize("strategy", ["pplr", "fedavg"])
+def test_the_rate_of_items_is_that_of_a_run(strategy):
+    training = tiny.TRAINING.model_copy(update={"item_rate": 3.0})
+    coordinator, members = tiny.federation(None, strategy=strategy, rounds=1, training=training)
+    rows, place = coordinator.bank.rows.clone(), Place(5, members[0].info.name, 1, 0.0)
+    own = strategy == "pplr"
+    expected = train_locally(
+        members[0]._backbone, members[0].row(rows[0]), members[0]._examples, training, place, own_items=own
+    )
+    slow = train_locally(
+        members[0]._backbone, members[0].row(rows[0]), members[0]._examples, tiny.TRAINING, place, own_items=own
+    )
+    found = members[0].train(TrainTask(members[0].info.name, 1, 0.0, rows[0])).row
+    assert torch.equal(found, expected.row[: rows.shape[1]])
+    assert not torch.equal(found, slow.row[: rows.shape[1]])
 
 
 def test_who_keeps_nearly_to_itself_is_nearly_alone():
