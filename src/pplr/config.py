@@ -22,7 +22,7 @@ from pplr.federation.strategies import STRATEGIES, Pplr, Strategy
 from pplr.fusion.settings import FusionSettings
 from pplr.models.hub.registry import find
 from pplr.models.parts.settings import PlacementSettings, WholePlacement
-from pplr.models.settings import BackboneSettings, SequenceSettings
+from pplr.models.settings import BackboneSettings, SequenceSettings, Where
 from pplr.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -169,10 +169,14 @@ class Config(BaseModel):
             )
         return self
 
+    @property
+    def item_vectors(self) -> Where:
+        """Return where trained vectors of items are: shared, private, or none."""
+        return self.backbone.residual if isinstance(self.backbone, SequenceSettings) else "none"
+
     @model_validator(mode="after")
     def _has_vectors_of_items_where_their_rate_is_set(self) -> Self:
-        tables = isinstance(self.backbone, SequenceSettings) and self.backbone.residual != "none"
-        if self.training.item_rate != 1 and not tables:
+        if self.training.item_rate != 1 and self.item_vectors == "none":
             raise ValueError(
                 "training.item_rate is the rate of trained vectors of items, which only the backbone 'sequence' has, unless "
                 "backbone.residual is 'none'. Leave it out"
@@ -181,8 +185,7 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _bounds_what_one_client_can_do(self) -> Self:
-        tables = isinstance(self.backbone, SequenceSettings) and self.backbone.residual == "shared"
-        if not (tables and isinstance(self.strategy, Pplr)):
+        if not (self.item_vectors == "shared" and isinstance(self.strategy, Pplr)):
             return self
         if self.strategy.clip is not None and self.strategy.items != "mean":
             raise ValueError(

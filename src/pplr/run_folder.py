@@ -17,7 +17,6 @@ from pplr.config import Config, changes, config_toml, load_config
 from pplr.data.dataset import Dataset, Part
 from pplr.errors import CannotResume, CheckpointError, ConfigError, InUse, Occupied, RunError, StorageError, command
 from pplr.federation.audit_log import AUDIT_HEAD, AUDIT_LOG
-from pplr.models.settings import SequenceSettings
 from pplr.storage import delete, make_folder, write_text
 
 MARK = "run.json"
@@ -167,8 +166,7 @@ def _check_configuration(folder: Path, config: Config) -> None:
             f"The run in {folder} cannot be resumed, its {CONFIG} is missing or damaged: {problem} Start again with "
             "--overwrite, or in another folder (--out)."
         ) from problem
-    tables = isinstance(before.backbone, SequenceSettings) and before.backbone.residual == "shared"
-    if tables and _averaged_items(folder):
+    if before.item_vectors == "shared" and _averaged_items(folder):
         raise CannotResume(
             f"The run in {folder} was started when `pplr` averaged what clients learn of items; it adds up now. To go on, "
             f'write items = "mean" below [strategy], in your configuration and in {folder / CONFIG}, or start a new run in '

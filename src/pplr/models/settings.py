@@ -8,11 +8,11 @@ from pydantic import Field
 
 from pplr.models.encoder import EncoderSettings
 from pplr.models.generative import GenerativeSettings
-from pplr.models.sequence import SequenceSettings
+from pplr.models.sequence import SequenceSettings, Where
 
 BackboneSettings = Annotated[
     Union[SequenceSettings, EncoderSettings, GenerativeSettings],  # noqa: UP007
     Field(discriminator="kind"),
 ]
 
-__all__ = ["BackboneSettings", "EncoderSettings", "GenerativeSettings", "SequenceSettings"]
+__all__ = ["BackboneSettings", "EncoderSettings", "GenerativeSettings", "SequenceSettings", "Where"]
