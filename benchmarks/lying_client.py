@@ -81,6 +81,8 @@ BASE: dict[str, dict[str, Any]] = {
     "fedavg": {"kind": "fedavg"},
 }
 ROBUST = "robust mixing"
+REFUSED = [[ADDED, ROBUST]]
+"""Strategies and defences that the program does not take together."""
 DEFENCES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     "none": ({}, {}),
     "admission": (ADMISSION, {}),
@@ -93,7 +95,7 @@ DEFENCES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
         },
     ),
 }
-"""Name -> settings of the federation, and the strategy instead of each strategy; where items add up, robust mixing is refused."""
+"""Name -> settings of the federation, and the strategy instead of each strategy."""
 
 
 class LyingEngine:
@@ -162,7 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not any((c["strategy"], c["defence"], c["lie"]) == (strategy, defence, lie) for c in cells):
             figures = measured(parts, strategy, defence, lie, liar)
             cells.append({"strategy": strategy, "defence": defence, "lie": lie, **figures})
-            write_result(options.output, "lying_client", {**facts, "cells": cells})
+            write_result(options.output, "lying_client", {**facts, "refused": REFUSED, "cells": cells})
 
 
 def configuration(rounds: int, examples: int, users: int, threads: int) -> Config:
@@ -191,7 +193,7 @@ def done(path: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
 
 def wanted(only: list[str] | None) -> list[tuple[str, str, str]]:
     """Return the cells in the order in which they are run: those that say most come first."""
-    cells = [(s, d, lie) for d in DEFENCES for lie in LIES for s in BASE if (s, d) != (ADDED, ROBUST)]
+    cells = [(s, d, lie) for d in DEFENCES for lie in LIES for s in BASE if [s, d] not in REFUSED]
     if unknown := sorted(set(only or ()) - {"/".join(cell) for cell in cells}):
         raise SystemExit(
             f"There is no cell {unknown}. Strategies: {list(BASE)}; defences: {list(DEFENCES)}; lies: {list(LIES)}."

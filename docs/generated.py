@@ -95,9 +95,14 @@ def lying_client() -> str:
     defences = list(dict.fromkeys(cell["defence"] for cell in result["cells"]))
     found = {(cell["strategy"], cell["lie"], cell["defence"]): cell for cell in result["cells"]}
     rows = ["| strategy | lie | " + " | ".join(defences) + " |", "|---" * (len(defences) + 2) + "|"]
-    for strategy, lie in dict.fromkeys((cell["strategy"], cell["lie"]) for cell in result["cells"]):
-        cells = [found.get((strategy, lie, defence)) for defence in defences]
-        rows.append(f"| {strategy} | {lie} | " + " | ".join(_honest(cell) for cell in cells) + " |")
+    lies = list(dict.fromkeys(cell["lie"] for cell in result["cells"]))
+    strategies = dict.fromkeys(cell["strategy"] for cell in result["cells"])
+    for strategy, lie in ((strategy, lie) for lie in lies for strategy in strategies):
+        cells = [
+            "refused" if [strategy, defence] in result["refused"] else _honest(found.get((strategy, lie, defence)))
+            for defence in defences
+        ]
+        rows.append(f"| {strategy} | {lie} | " + " | ".join(cells) + " |")
     sizes = (
         f"NDCG@10 of the four honest clients, all their users / the worst of them, after {result['rounds']} rounds with "
         f"{result['examples']:,} training examples of all clients; {result['liar']} lies. † no quorum was left."
