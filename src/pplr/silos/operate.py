@@ -20,6 +20,7 @@ from pplr.pki import Identity, Party, Role
 from pplr.run_folder import EVENTS
 from pplr.runner import RunResult
 from pplr.silos.following import Following
+from pplr.silos.life import alive
 from pplr.silos.node import kept_node
 from pplr.silos.plan import MEETING, PLAN, PLAN_FILE, Plan, work_folder
 from pplr.silos.processes import (
@@ -71,7 +72,16 @@ def run_coordinator(
     work = work_folder(folder)
     make_folder(work)
     write_text(work / "config.toml", config_toml(config))
-    plan = Plan(str(work), str(work / "config.toml"), str(folder), names, resume, overwrite, meet_seconds)
+    plan = Plan(
+        work=str(work),
+        config=str(work / "config.toml"),
+        folder=str(folder),
+        silos=names,
+        resume=resume,
+        overwrite=overwrite,
+        meet_seconds=meet_seconds,
+        coordinator=os.getpid(),
+    )
     plan.write(work / PLAN_FILE)
     more = {PLAN: str(work / PLAN_FILE)} | ({} if simulation is None else {SIMULATION: str(simulation)})
     log = work / "superlink.log"
@@ -142,23 +152,12 @@ def _stand_by(
         following.look()
         look_after()
         process = plan.process()
-        if superlink.poll() is not None or (process is not None and not _alive(process) and not plan.ended()):
+        if superlink.poll() is not None or (process is not None and not alive(process) and not plan.ended()):
             raise RunError(f"The coordinator's process has ended early. Go on with --resume. Flower's log is {log}.")
         if process is None and time.monotonic() > deadline:
             raise RunError(f"The SuperLink did not start the coordinator within {START_SECONDS:g} seconds; see {log}.")
         time.sleep(0.2)
     following.look()
-
-
-def _alive(process: int) -> bool:
-    """Return whether a process lives; one that has ended without its parent noticing does not."""
-    try:
-        os.kill(process, 0)
-        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
-    except ProcessLookupError:
-        return False
-    except FileNotFoundError:  # ended just now, or a system without /proc
-        return not Path("/proc/self").exists()
 
 
 def run_silo(

@@ -37,6 +37,7 @@ class Plan:
         resume: go on after the newest checkpoint.
         overwrite: replace the run that is there.
         meet_seconds: how long silos may take to connect.
+        coordinator: id of the command's process, with which the run ends even if it was killed; None: nobody's.
     """
 
     work: str
@@ -46,6 +47,7 @@ class Plan:
     resume: bool
     overwrite: bool
     meet_seconds: float
+    coordinator: int | None = None
 
     @classmethod
     def read(cls, path: Path) -> Plan:

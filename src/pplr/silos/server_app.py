@@ -8,6 +8,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from pplr.silos.life import end_with
 from pplr.silos.plan import PLAN, Plan
 
 app = ServerApp()
@@ -17,6 +18,8 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run what the plan says whose file the environment names."""
     plan = Plan.read(Path(os.environ[PLAN]))
+    if plan.coordinator is not None:
+        end_with(plan.coordinator)
     with plan.outcome():
         from pplr.silos.coordinate import coordinate
 
