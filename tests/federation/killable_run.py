@@ -33,14 +33,14 @@ def run(folder: Path, events: Any) -> None:
     def count(event: object) -> None:
         events.value += 1
 
-    options = {"rounds": 5, "patience": 5, "participation": 0.75}
+    training = tiny.TRAINING.model_copy(update={"moments": "kept"})
+    options = {"rounds": 5, "patience": 5, "participation": 0.75, "training": training}
     coordinator, members = tiny.federation(store, observer=count, **options)
     if store.exists() and any(path.name.startswith("round-") for path in store.iterdir()):
         coordinator.resume()
     coordinator.run()
     scores = torch.tensor([record.score for record in coordinator.progress.history], dtype=torch.float64)
-    kept = {f"{client.info.name}/best": client.best.clone() for client in members}
-    kept |= {f"{client.info.name}/private": client.private.clone() for client in members}
+    kept = {f"{client.info.name}/{name}": t.clone() for client in members for name, t in client.state().items()}
     save_file({"rows": coordinator.bank.rows, "scores": scores, **kept}, folder / "result.safetensors")
 
 

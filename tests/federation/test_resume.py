@@ -28,6 +28,7 @@ WITH_STATE = [
     Robust(),
 ]
 """Strategies whose clients or coordinator remember more than rows, and some that remember nothing."""
+KEPT = tiny.TRAINING.model_copy(update={"moments": "kept"})
 SCRIPT = Path(__file__).parent / "killable_run.py"
 
 
@@ -37,8 +38,8 @@ def essence(coordinator, members):
     for record in history:
         for client in record["clients"].values():
             client.pop("seconds")
-    kept = (t for client in members for t in (client.best, client.private, client.personal) if t is not None)
-    tensors = [coordinator.bank.rows, *kept]
+    kept = [client.state() for client in members]
+    tensors = [coordinator.bank.rows, *(own[name] for own in kept for name in sorted(own))]
     return history, [client.best_score for client in members], tensors
 
 
@@ -76,6 +77,32 @@ def test_resume_in_the_same_process_is_bit_identical(tmp_path, where, strategy):
     assert len(again.progress.history) == (3 if where[0] == "checkpoint" else where[1] - 1)
     again.run()
     assert_same(essence(again, others), essence(whole, members))
+
+
+@pytest.mark.parametrize("strategy", ["pplr", "ditto"])
+def test_moments_that_clients_keep_are_those_of_a_run_that_was_not_interrupted(tmp_path, strategy):
+    options = {"strategy": strategy, "rounds": 4, "participation": 3, "training": KEPT}
+    whole, members = tiny.federation(tmp_path / "whole", **options)
+    whole.run()
+    broken, _ = tiny.federation(tmp_path / "broken", observer=interrupted_at("client_trained", 3), **options)
+    with pytest.raises(Interrupted):
+        broken.run()
+    again, others = tiny.federation(tmp_path / "broken", **options)
+    again.resume()
+    again.run()
+    assert_same(essence(again, others), essence(whole, members))
+    rows = {"shared", "personal"} if strategy == "ditto" else {"shared"}
+    assert all(client.moments.keys() == rows for client in members)
+    fresh, _ = tiny.federation(None, **options | {"training": tiny.TRAINING})
+    fresh.run()
+    assert not torch.equal(fresh.bank.rows, whole.bank.rows)
+
+
+def test_moments_of_another_model_are_refused(tmp_path):
+    _, (client, *_) = tiny.federation(None, training=KEPT)
+    state = client.state() | {"moments.shared.exp_avg": torch.zeros(3)}
+    with pytest.raises(CheckpointError, match="belongs to another model"):
+        client.restore(state)
 
 
 def test_patience_goes_on_counting_where_it_was(tmp_path):

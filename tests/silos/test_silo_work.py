@@ -59,16 +59,19 @@ def first(silo: SiloWork) -> torch.Tensor:
     return row
 
 
-def test_a_repeated_round_repeats_itself_also_in_another_process(files, tmp_path):
-    silo = work(files, tmp_path / "state")
+@pytest.mark.parametrize("moments", ["fresh", "kept"])
+def test_a_repeated_round_repeats_itself_also_in_another_process(files, tmp_path, moments):
+    training = {"epochs": 1, "batch_tokens": 40, "moments": moments}
+    silo = work(files, tmp_path / "state", training=training)
     row = first(silo)
     for number in (1, 2):
         row = trained(silo, number, row).row
         validated(silo, number, row)
     once = trained(silo, 3, row)
     measured = validated(silo, 3, once.row)
-    for again in (silo, work(files, tmp_path / "state")):
+    for again in (silo, work(files, tmp_path / "state", training=training)):
         assert torch.equal(trained(again, 3, row).row, once.row)
+        assert bool(again._client.moments) == (moments == "kept")
         assert validated(again, 3, once.row).metrics == measured.metrics
         assert validated(again, 3, once.row).improved == measured.improved, "asked twice, it answers twice the same"
 

@@ -249,3 +249,30 @@ def test_vectors_of_items_learn_at_a_rate_of_their_own(residual, own_items):
     step = common["residual"] - before
     torch.testing.assert_close(threefold["residual"], before + 3 * step)
     assert step.any(1).all() == (residual == "private" or not own_items)
+
+
+def test_a_client_that_keeps_its_moments_takes_the_steps_of_one_optimiser_over_all_rounds():
+    data = tiny.dataset()
+    backbone = tiny.sequence_backbone(data, residual="shared", bias="shared", dropout=0.0)
+    examples = backbone.examples(data.training().select(np.arange(4)))
+    settings = TrainingSettings(
+        learning_rate=0.02, batch_tokens=10_000, warmup_steps=0, weight_decay=0.0, schedule="constant", moments="kept"
+    )
+    row = backbone.layout.initial_row(0)
+    reference = row.clone().requires_grad_()
+    adam = torch.optim.AdamW([reference], lr=0.02, weight_decay=0.0)
+    moments, fresh = None, row
+    for number in (1, 2, 3):
+        place = Place(1, "client-0", number, 0.0)
+        result = train_locally(backbone, row, examples, settings, place, moments=moments)
+        fresh = train_locally(backbone, fresh, examples, settings.model_copy(update={"moments": "fresh"}), place)
+        assert (result.steps, fresh.moments) == (1, {})
+        row, moments, fresh = result.row, result.moments, fresh.row
+        adam.zero_grad()
+        loss = backbone.loss(backbone.layout.views(reference), None, examples, np.arange(len(examples)), training=True)
+        (loss.total / loss.targets).backward()
+        torch.nn.utils.clip_grad_norm_([reference], settings.clip_norm)
+        adam.step()
+        torch.testing.assert_close(row, reference.detach(), rtol=1e-4, atol=1e-5)
+    assert int(moments["step"]) == 3
+    assert (row - fresh).abs().max() > 1e-3, "otherwise nothing was tested"

@@ -85,6 +85,33 @@ def test_a_restored_optimiser_goes_on_bit_for_bit() -> None:
     assert torch.equal(*runs)
 
 
+def test_moments_go_over_to_another_row_as_if_one_optimiser_had_gone_on() -> None:
+    """The row is replaced between rounds, as mixing does; torch's optimiser is told of it in place."""
+    layout = Layout(SPECS)
+    parameter = torch.ones(layout.size, requires_grad=True)
+    theirs = torch.optim.AdamW([parameter], lr=0.05, weight_decay=0.0)
+    moments: dict[str, torch.Tensor] = {}
+    gradients = iter(_gradients(layout.size, 9, 7))
+    for mixed in (torch.ones(layout.size), torch.full((layout.size,), -2.0), torch.zeros(layout.size)):
+        ours = RowOptimiser(layout, mixed, 0.0)
+        ours.take_up(moments)
+        kept = {name: value.clone() for name, value in moments.items()}
+        parameter.data.copy_(mixed)
+        for _ in range(3):
+            gradient = next(gradients)
+            ours.zero()
+            ours.row.gradient.add_(gradient)
+            ours.step(0.05, 1.0)
+            parameter.grad = gradient.clone()
+            theirs.step()
+        torch.testing.assert_close(ours.row.values.detach(), parameter.detach())
+        assert all(torch.equal(kept[name], value) for name, value in moments.items()), (
+            "what was taken up is not touched"
+        )
+        moments = ours.moments()
+    assert int(moments["step"]) == 9
+
+
 def test_clipping_never_enlarges() -> None:
     assert clipping(0.5, 1.0) == 1.0
     assert clipping(0.0, 1.0) == 1.0

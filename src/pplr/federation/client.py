@@ -23,10 +23,15 @@ from pplr.fusion import FusedScorer, Fusion, Given, Learned, Weights
 from pplr.models.backbone import Backbone, CatalogueScorer
 from pplr.models.ranks import limit_rank_
 from pplr.seeds import numpy_generator
-from pplr.training import Place, Pull, StepProgress, TrainingSettings, mean_loss, train_locally
+from pplr.training import LocalResult, Moments, Place, Pull, StepProgress, TrainingSettings, mean_loss, train_locally
 from pplr.trunk.stub import StubTrunk
 
 SelectBy = Literal["ndcg@10", "loss"]
+Trained = Literal["shared", "personal"]
+"""Which of a client's rows is trained: the one that it receives, or its own beside it."""
+ROWS: tuple[Trained, ...] = ("shared", "personal")
+MOMENTS = "moments."
+"""Before the names of moments in what a client remembers."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class Client:
         info: name and size.
         private: [P - S] the parameters that are never shared.
         personal: [P] the client's own row beside the shared one, by which it is measured; None without such an objective.
+        moments: what the optimiser goes on from, by "shared" and "personal" for the row that it trains; empty where each round
+            starts afresh.
         best: [P] the whole row with the best validation score so far, or None before the first validation.
         best_score: its score, higher is better; minus infinity at first.
     """
@@ -102,6 +109,7 @@ class Client:
         initial = self._limited(backbone.layout.initial_row(seed).to(backbone.device))
         self.private: Tensor = initial[shared:].clone()
         self.personal: Tensor | None = None if objective.personal is None else initial
+        self.moments: dict[Trained, Moments] = {}
         self.best: Tensor | None = None
         self.best_score = -math.inf
 
@@ -123,7 +131,10 @@ class Client:
         """Return what this client remembers between rounds, in one piece: for a checkpoint, or for its own disk."""
         tensors = {"private": self.private, "best_score": torch.tensor([self.best_score], dtype=torch.float64)}
         further = {"best": self.best, "personal": self.personal}
-        return tensors | {name: row for name, row in further.items() if row is not None}
+        tensors |= {name: row for name, row in further.items() if row is not None}
+        return tensors | {
+            f"{MOMENTS}{row}.{name}": kept for row, own in self.moments.items() for name, kept in own.items()
+        }
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Remember `state` again.
@@ -131,8 +142,10 @@ class Client:
         Raises:
             CheckpointError: it is the state of another model.
         """
+        size = self._backbone.layout.size
+        moments = [tensor for name, tensor in state.items() if name.startswith(MOMENTS) and tensor.ndim]
         fits = "best_score" in state and "private" in state and state["private"].shape == self.private.shape
-        if not fits:
+        if not fits or any(tensor.shape != (size,) for tensor in moments):
             raise CheckpointError(
                 f"What was kept of client {self.info.name} belongs to another model: the data or the configuration has "
                 "changed. Start again without --resume, in a new folder."
@@ -142,6 +155,14 @@ class Client:
         self.best_score = float(state["best_score"])
         self.best = None if best is None else best.to(self.private)
         self.personal = None if personal is None else personal.to(self.private)
+        self.moments = {row: found for row in ROWS if (found := self._moments_in(state, row))}
+
+    def _moments_in(self, state: dict[str, Tensor], row: Trained) -> Moments:
+        before = f"{MOMENTS}{row}."
+        found = {name.removeprefix(before): tensor for name, tensor in state.items() if name.startswith(before)}
+        return {
+            name: tensor.to(self.private) if tensor.ndim else tensor for name, tensor in found.items()
+        }  # a count stays
 
     def limit_examples(self, count: int) -> None:
         """Train on `count` of all training examples at most, sampled by the seed, whatever was the limit before."""
@@ -175,14 +196,25 @@ class Client:
             elsewhere=elsewhere,
             pull=self._pull(self._objective.proximal, row),
             own_items=self._objective.own_items,
+            moments=self.moments.get("shared"),
             report=report,
         )
+        self._keep_moments("shared", result)
         shared = self._backbone.layout.shared
         self.private = result.row[shared:].clone()
         if self.personal is not None:
             pull = self._pull(self._objective.personal or 0.0, row)
-            own = train_locally(self._backbone, self.personal, self._examples, self._training, place, pull=pull)
+            own = train_locally(
+                self._backbone,
+                self.personal,
+                self._examples,
+                self._training,
+                place,
+                pull=pull,
+                moments=self.moments.get("personal"),
+            )
             self.personal = own.row
+            self._keep_moments("personal", own)
             result = replace(result, tokens=result.tokens + own.tokens, seconds=_together(result.seconds, own.seconds))
         return Update(
             self.info.name,
@@ -193,6 +225,10 @@ class Client:
             result.tokens,
             result.seconds,
         )
+
+    def _keep_moments(self, row: Trained, result: LocalResult) -> None:
+        if self._training.moments == "kept" and result.steps:
+            self.moments[row] = result.moments
 
     def _pull(self, strength: float, received: Tensor) -> Pull | None:
         return Pull(strength, received[: self._backbone.layout.shared]) if strength else None

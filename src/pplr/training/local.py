@@ -18,7 +18,7 @@ from pplr.models.backbone import Backbone, E, Parameters
 from pplr.models.batching import shuffled_batches, sorted_batches
 from pplr.models.item_reader import Lesson
 from pplr.seeds import derive, numpy_generator
-from pplr.training.optimiser import OtherPlace, Pull, RowOptimiser, clipping
+from pplr.training.optimiser import Moments, OtherPlace, Pull, RowOptimiser, clipping
 from pplr.training.settings import TrainingSettings
 
 
@@ -51,6 +51,7 @@ class LocalResult:
         steps: optimiser steps.
         seconds: wall time by phase: `encode` (with what is trained once a round), `forward`, `backward`, `optimiser`,
             and `total`.
+        moments: what the optimiser goes on from in the next round, where moments are kept.
     """
 
     row: Tensor
@@ -59,6 +60,7 @@ class LocalResult:
     tokens: int
     steps: int
     seconds: dict[str, float]
+    moments: Moments
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def train_locally(
     elsewhere: OtherPlace | None = None,
     pull: Pull | None = None,
     own_items: bool = False,
+    moments: Moments | None = None,
     report: Callable[[StepProgress], None] | None = None,
 ) -> LocalResult:
     """Return the row [P] after `settings.epochs` epochs over `examples`, starting from `row` [P].
@@ -117,7 +120,7 @@ def train_locally(
     Draws depend on `place` alone: the same place and row give the same result, whatever ran before. Parameters that
     are `elsewhere` take the same steps there, and the gradient is clipped by the norm over both places. A `pull` is part
     of what is minimised, but not of the loss that is reported. With `own_items` the rows of shared tables move only
-    where their items are among the examples'.
+    where their items are among the examples'. The optimiser goes on from `moments`, those of the client's last round.
 
     Raises:
         NumericalError: the loss or the gradient is not finite.
@@ -125,6 +128,8 @@ def train_locally(
     watch = _Stopwatch(backbone.device)
     factors = backbone.rate_factors(examples, settings.item_rate, own_items)
     optimiser = RowOptimiser(backbone.layout, row, settings.weight_decay, pull, factors)
+    if moments is not None:
+        optimiser.take_up(moments)
     trained = optimiser.row
     schedule = _plan(examples.lengths, settings, place)
     rate = settings.learning_rate * _course(settings, place.progress)
@@ -165,7 +170,13 @@ def train_locally(
     give_back_freed()
     mean = total / targets if targets else math.nan
     return LocalResult(
-        trained.values.detach(), mean, targets, tokens, len(schedule), {**watch.seconds, "total": watch.total()}
+        trained.values.detach(),
+        mean,
+        targets,
+        tokens,
+        len(schedule),
+        {**watch.seconds, "total": watch.total()},
+        optimiser.moments() if settings.moments == "kept" else {},
     )
 
 

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from pplr.models.layout import Layout, TrainableRow
 
+Moments = dict[str, Tensor]
+"""Moving averages of the gradient and of its square, [P] each, and how many steps they are over."""
+
 
 @dataclass(frozen=True)
 class Pull:
@@ -88,19 +91,25 @@ class RowOptimiser:
 
     def state(self) -> dict[str, Tensor]:
         """Return all that decides the next step, by name: values, gradient, moments and their count."""
-        own = {"values": self.row.values.detach(), "gradient": self.row.gradient}
+        return {"values": self.row.values.detach(), "gradient": self.row.gradient} | self.moments()
+
+    def moments(self) -> Moments:
+        """Return moments and their count, the optimiser's own tensors; empty before the first step."""
         moments = self._adam.state.get(self.row.values, {})
-        return own | {name: value for name, value in moments.items() if isinstance(value, Tensor)}
+        return {name: value for name, value in moments.items() if isinstance(value, Tensor)}
+
+    def take_up(self, moments: Moments) -> None:
+        """Go on from copies of what `moments` returned; where it is empty, from nothing."""
+        self._adam.state.clear()
+        if moments:
+            self._adam.state[self.row.values] = {name: value.clone() for name, value in moments.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state` returned."""
         with torch.no_grad():
             self.row.values.copy_(state["values"])
             self.row.gradient.copy_(state["gradient"])
-        moments = {name: value.clone() for name, value in state.items() if name not in ("values", "gradient")}
-        self._adam.state.clear()
-        if moments:
-            self._adam.state[self.row.values] = moments
+        self.take_up({name: value for name, value in state.items() if name not in ("values", "gradient")})
 
 
 class OtherPlace(Protocol):

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class TrainingSettings(BaseModel):
-    """Local training with AdamW; the optimiser starts afresh every round, so a client has nothing else to remember."""
+    """Local training with AdamW."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,6 +22,11 @@ class TrainingSettings(BaseModel):
     )
     weight_decay: float = Field(
         0.01, ge=0, le=1, description="Decoupled weight decay, not on gains, biases, positions."
+    )
+    moments: Literal["fresh", "kept"] = Field(
+        "fresh",
+        description="AdamW's moving averages: fresh each round, or kept by the client from round to round, which takes twice its "
+        "row in memory and in checkpoints. They never travel.",
     )
     warmup_steps: int = Field(3, ge=0, description="Steps of each round over which the learning rate rises linearly.")
     schedule: Literal["constant", "cosine"] = Field(
