@@ -74,10 +74,6 @@ def test_a_key_of_another_kind_is_said_to_be_one(wrong, expected, tmp_path):
             {"training": {"item_rate": 2.0}, "backbone": {"kind": "sequence", "residual": "none"}},
             "only the backbone 'sequence' has, unless backbone.residual is 'none'. Leave it out",
         ),
-        (
-            {"training": {"moments": "kept"}, "backbone": {"kind": "encoder"}, "placement": {"kind": "split"}},
-            "Set training.moments to 'fresh', or placement.kind to 'whole'.",
-        ),
         ({"strategy": {"tau": float("nan")}}, "strategy.tau = nan: a number must be finite."),
         ({"evaluation": {"ks": []}}, "evaluation.ks = []: list should have at least 1 item, not 0."),
         ({"evaluation": {"ks": [0]}}, "evaluation.ks[0] = 0: input should be greater than or equal to 1."),

@@ -14,11 +14,14 @@ from whole_runs import assert_numbers_agree, configuration
 
 
 @pytest.mark.parametrize("backbone", ["generative", "encoder"])
-@pytest.mark.parametrize("strategy", ["pplr", "local"])
-def test_a_split_run_ends_like_a_whole_one(files: Path, tmp_path: Path, backbone: str, strategy: str) -> None:
+@pytest.mark.parametrize(("strategy", "moments"), [("pplr", "fresh"), ("pplr", "kept"), ("local", "fresh")])
+def test_a_split_run_ends_like_a_whole_one(
+    files: Path, tmp_path: Path, backbone: str, strategy: str, moments: str
+) -> None:
+    training = {"epochs": 1, "batch_tokens": 3000, "max_examples": 60, "learning_rate": 1e-3, "moments": moments}
     common = {
         "federation": {"rounds": 2},
-        "training": {"epochs": 1, "batch_tokens": 3000, "max_examples": 60, "learning_rate": 1e-3},
+        "training": training,
         "evaluation": {"max_users": 5},
         "strategy": {"kind": strategy},
     }

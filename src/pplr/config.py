@@ -184,16 +184,6 @@ class Config(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _keeps_moments_in_one_place(self) -> Self:
-        if self.training.moments == "kept" and self.placement.kind == "split":
-            raise ValueError(
-                "training.moments = 'kept' keeps the optimiser's averages of a whole row, and with placement.kind = 'split' a "
-                "part of it is trained elsewhere, afresh each round. Set training.moments to 'fresh', or placement.kind to "
-                "'whole'"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _bounds_what_one_client_can_do(self) -> Self:
         if not (self.item_vectors == "shared" and isinstance(self.strategy, Pplr)):
             return self

@@ -112,6 +112,17 @@ def test_moments_go_over_to_another_row_as_if_one_optimiser_had_gone_on() -> Non
     assert int(moments["step"]) == 9
 
 
+def test_moments_from_another_device_go_to_that_of_the_row_but_for_their_count() -> None:
+    layout = Layout(SPECS)
+    here = RowOptimiser(layout, torch.ones(layout.size), 0.0)
+    here.row.gradient.fill_(1.0)
+    here.step(0.1, 1.0)
+    there = RowOptimiser(layout, torch.ones(layout.size, device="meta"), 0.0)
+    there.take_up(here.moments())
+    devices = {name: value.device.type for name, value in there.moments().items()}
+    assert devices == {"step": "cpu", "exp_avg": "meta", "exp_avg_sq": "meta"}
+
+
 def test_clipping_never_enlarges() -> None:
     assert clipping(0.5, 1.0) == 1.0
     assert clipping(0.0, 1.0) == 1.0

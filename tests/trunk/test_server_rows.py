@@ -98,6 +98,97 @@ def test_training_goes_on_bit_for_bit_after_a_restart() -> None:
     assert torch.equal(second.bank.rows, straight.bank.rows)
 
 
+def _copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in state.items()}
+
+
+def _keeping() -> ServerRows:
+    return ServerRows(LAYOUT, CLIENTS, LAYOUT.initial_row(1), 0.1, keep_moments=True)
+
+
+def _after_round_1() -> ServerRows:
+    rows = _keeping()
+    rows.begin_round(1)
+    for client in CLIENTS:
+        _train(rows, client, 2)
+        rows.finish(client)
+    rows.mix(torch.full((3, 3), 1 / 3), 1)
+    return rows
+
+
+def _round_2(rows: ServerRows, client: str = "ada") -> torch.Tensor:
+    """Train in round 2 from its beginning, and return the row."""
+    rows.start(client, 2)
+    _train(rows, client, 3)
+    rows.finish(client)
+    return rows.row(client).clone()
+
+
+def _stepped(optimiser: RowOptimiser, steps: int) -> RowOptimiser:
+    for step in range(steps):
+        optimiser.zero()
+        optimiser.row.gradient.add_(_gradient("ada", step))
+        optimiser.step(0.1, 0.5)
+    return optimiser
+
+
+def test_kept_moments_go_on_from_the_round_before() -> None:
+    rows = _after_round_1()
+    first = _stepped(RowOptimiser(LAYOUT, LAYOUT.initial_row(1), 0.1), 2)
+    second = RowOptimiser(LAYOUT, rows.row("ada"), 0.1)
+    second.take_up(first.moments())
+    expected = _stepped(second, 3).row.values
+    rows.begin_round(2)
+    assert torch.equal(_round_2(rows), expected)
+    assert torch.equal(_round_2(rows), expected), "a round that is trained again starts where it started"
+    fresh = _rows(0.1)
+    fresh.bank.rows.copy_(_after_round_1().bank.rows)
+    fresh.begin_round(2)
+    assert not torch.equal(_round_2(fresh), expected)
+
+
+@pytest.mark.parametrize("moment", ["after round 1", "midst of round 2", "after a training in round 2"])
+def test_kept_moments_outlive_a_restart_at_any_moment(moment: str) -> None:
+    rows = _after_round_1()
+    saved = _copied(rows.state())
+    rows.begin_round(2)
+    whole = _copied(rows.whole_state())
+    expected = _round_2(rows)
+    trained = _copied(rows.client_state("ada"))
+    again = _keeping()
+    if moment == "after round 1":
+        again.restore(saved, 1)
+        again.begin_round(2)
+    else:
+        again.restore_whole(whole, 2, mixed=1)
+    if moment == "after a training in round 2":
+        again.restore_client("ada", trained, 3)
+        assert torch.equal(again.row("ada"), expected)
+        again.restore_whole(_copied(again.whole_state()), 2, mixed=1)
+    else:
+        assert torch.equal(_round_2(again), expected)
+    for one in (rows, again):
+        one.begin_round(3)
+        one.start("ada", 3)
+        _train(one, "ada", 1)
+    assert torch.equal(again.training("ada").row.values, rows.training("ada").row.values)
+
+
+def test_moments_of_a_training_that_did_not_count_are_forgotten() -> None:
+    rows, absent = _after_round_1(), _after_round_1()
+    for one in (rows, absent):
+        one.begin_round(2)
+    _round_2(rows)
+    rows.leave_out(["ada"], 2)
+    for one in (rows, absent):
+        one.begin_round(3)
+        one.start("ada", 3)
+        _train(one, "ada", 1)
+    assert torch.equal(rows.training("ada").row.values, absent.training("ada").row.values)
+    rows.forget(["ada"])
+    assert not [name for name in rows.whole_state() if name.endswith("/ada")]
+
+
 def test_best_rows_outlive_mixing_and_a_restart() -> None:
     rows = _rows()
     rows.keep("cyd")

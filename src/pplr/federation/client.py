@@ -159,10 +159,7 @@ class Client:
 
     def _moments_in(self, state: dict[str, Tensor], row: Trained) -> Moments:
         before = f"{MOMENTS}{row}."
-        found = {name.removeprefix(before): tensor for name, tensor in state.items() if name.startswith(before)}
-        return {
-            name: tensor.to(self.private) if tensor.ndim else tensor for name, tensor in found.items()
-        }  # a count stays
+        return {name.removeprefix(before): tensor for name, tensor in state.items() if name.startswith(before)}
 
     def limit_examples(self, count: int) -> None:
         """Train on `count` of all training examples at most, sampled by the seed, whatever was the limit before."""

@@ -99,10 +99,13 @@ class RowOptimiser:
         return {name: value for name, value in moments.items() if isinstance(value, Tensor)}
 
     def take_up(self, moments: Moments) -> None:
-        """Go on from copies of what `moments` returned; where it is empty, from nothing."""
+        """Go on from copies of what `moments` returned, on whatever device; where it is empty, from nothing."""
         self._adam.state.clear()
-        if moments:
-            self._adam.state[self.row.values] = {name: value.clone() for name, value in moments.items()}
+        if moments:  # the count is no vector, and stays on the CPU, where AdamW wants it
+            copies = {
+                n: value.to(self.row.values.device if value.ndim else "cpu", copy=True) for n, value in moments.items()
+            }
+            self._adam.state[self.row.values] = copies
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state` returned."""

@@ -56,7 +56,9 @@ class LoadedTrunk:
         """Return the trunk at work for `clients`, whose rows are as before the first round."""
         row = self.layout.initial_row(self._config.seed).to(self._device)
         proximal = self._config.strategy.local_objective.proximal
-        rows = ServerRows(self.layout, clients, row, self._config.training.weight_decay, proximal)
+        training = self._config.training
+        kept = training.moments == "kept"
+        rows = ServerRows(self.layout, clients, row, training.weight_decay, proximal, keep_moments=kept)
         return TrunkWork(self.model, self.lora, rows)
 
 
@@ -82,6 +84,7 @@ def agreement(config: Config, files: ModelFiles) -> Agreement:
         "kind": config.backbone.kind,
         "adapter": adapter_settings(config).model_dump(mode="json", exclude={"ranks"}),
         "weight_decay": config.training.weight_decay,
+        "moments": config.training.moments,
         "proximal": config.strategy.local_objective.proximal,
         "scope": config.strategy.model_dump(mode="json") if config.strategy.scopes else None,
     }

@@ -316,7 +316,7 @@ class Desk:
         if differing:
             raise RunError(
                 f"{what} The configurations differ in {', '.join(differing)}: give all parties the same seed, backbone, "
-                "training.weight_decay, placement.bottom and placement.top, the same strategy where it has a proximal term or "
+                "training.weight_decay, training.moments, placement.bottom and placement.top, the same strategy where it has a proximal term or "
                 "keeps layers from mixing, and the same model."
             )
 

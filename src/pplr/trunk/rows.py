@@ -6,7 +6,7 @@ matrix that the coordinator sends.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,10 @@ from torch import Tensor
 from pplr.errors import RunError, nearest
 from pplr.models.bank import AdapterBank, gram, mix_
 from pplr.models.layout import Layout
-from pplr.training.optimiser import Pull, RowOptimiser
+from pplr.training.optimiser import Moments, Pull, RowOptimiser
+
+MOMENTS, LEARNT = "moments", "learnt"
+"""Moments from before a round, and after training in it, in the names of a state."""
 
 
 class ServerRows:
@@ -35,8 +38,13 @@ class ServerRows:
         initial_row: Tensor,
         weight_decay: float = 0.0,
         proximal: float = 0.0,
+        *,
+        keep_moments: bool = False,
     ) -> None:
-        """Give every client a copy of `initial_row` [P]; training draws rows to what was received by `proximal`."""
+        """Give every client a copy of `initial_row` [P]; training draws rows to what was received by `proximal`.
+
+        With `keep_moments` a client's optimiser goes on in each round from what it was after the last one that counted.
+        """
         self.layout = layout
         self.bank = AdapterBank.of_equal_rows(sorted(clients), initial_row)
         self.round = 0
@@ -48,12 +56,17 @@ class ServerRows:
         self._training: dict[str, RowOptimiser] = {}
         self._steps: dict[str, int] = {}
         self._best: dict[str, Tensor] = {}
+        self._keep_moments = keep_moments
+        self._moments: dict[str, Moments] = {}  # before this round
+        self._learnt: dict[str, Moments] = {}  # of those who have finished in it
 
     def begin_round(self, number: int) -> None:
         """Remember what every client receives in this round; training that was not finished is forgotten."""
         self.round = number
         self.left_out = frozenset()
         self._received = AdapterBank(self.bank.clients, self.bank.rows.clone())
+        self._moments |= self._learnt
+        self._learnt.clear()
         self._training.clear()
         self._steps.clear()
 
@@ -70,8 +83,8 @@ class ServerRows:
                 f"Client {client} wants to train in round {number}, but round {self.round} is on at the trunk's server. Wait "
                 "for the coordinator's next task."
             )
-        self._training.pop(client, None)
-        self._steps.pop(client, None)
+        for kept in (self._training, self._steps, self._learnt):
+            kept.pop(client, None)
 
     def training(self, client: str) -> RowOptimiser:
         """Return the optimiser of a client's row in this round, begun afresh at first use.
@@ -86,6 +99,7 @@ class ServerRows:
                 row = self._received.row(client)
             pull = Pull(self._proximal, row[: self.layout.shared]) if self._proximal else None
             self._training[client] = RowOptimiser(self.layout, row, self._weight_decay, pull)
+            self._training[client].take_up(self._moments.get(client, {}))
             self._steps[client] = 0
         return self._training[client]
 
@@ -126,6 +140,8 @@ class ServerRows:
         optimiser = self._training.pop(client, None)
         if optimiser is not None:
             self._row(client).copy_(optimiser.row.values.detach())
+            if self._keep_moments:
+                self._learnt[client] = optimiser.moments()
 
     def leave_out(self, clients: Sequence[str], number: int) -> None:
         """Let round `number` go on without `clients`: their rows are what they received in it, and stay so.
@@ -143,8 +159,8 @@ class ServerRows:
             return
         for client, row in [(client, self._row(client)) for client in clients]:
             row.copy_(self._received.row(client))
-            self._training.pop(client, None)
-            self._steps.pop(client, None)
+            for kept in (self._training, self._steps, self._learnt):
+                kept.pop(client, None)
         self.left_out |= frozenset(clients)
 
     def forget(self, clients: Sequence[str]) -> None:
@@ -155,7 +171,7 @@ class ServerRows:
             self._received = AdapterBank(stay, torch.stack([self._received.row(name) for name in stay]))
         self.left_out -= frozenset(clients)
         for client in clients:
-            for kept in (self._training, self._steps, self._best):
+            for kept in (self._training, self._steps, self._best, self._moments, self._learnt):
                 kept.pop(client, None)
 
     def keep(self, client: str) -> None:
@@ -211,7 +227,10 @@ class ServerRows:
             self.mixed = number
 
     def state(self) -> dict[str, Tensor]:
-        """Return the rows and best rows, by name: what a checkpoint after a round holds."""
+        """Return rows, best rows and moments, by name: what a checkpoint after a round holds."""
+        return self._rows() | _named(MOMENTS, self._moments | self._learnt)
+
+    def _rows(self) -> dict[str, Tensor]:
         rows = {f"row/{name}": self.bank.row(name) for name in self.bank.clients}
         return rows | {f"best/{name}": row for name, row in self._best.items()}
 
@@ -232,15 +251,17 @@ class ServerRows:
             self.bank.row(name).copy_(state[f"row/{name}"])
         best = {name: state.get(f"best/{name}") for name in self.bank.clients}
         self._best = {name: row.to(self.bank.rows).clone() for name, row in best.items() if row is not None}
+        self._moments, self._learnt = _moments_in(MOMENTS, state), {}
         self.round, self.mixed, self._received, self.left_out = number, number, None, frozenset()
         self._training.clear()
         self._steps.clear()
 
     def whole_state(self) -> dict[str, Tensor]:
-        """Return `state`, and what the clients received in this round."""
+        """Return all but training under way: moments from before this round and of it apart, and what clients received."""
+        found = self._rows() | _named(MOMENTS, self._moments) | _named(LEARNT, self._learnt)
         if self._received is None:
-            return self.state()
-        return self.state() | {f"received/{name}": self._received.row(name) for name in self.bank.clients}
+            return found
+        return found | {f"received/{name}": self._received.row(name) for name in self.bank.clients}
 
     def restore_whole(self, state: dict[str, Tensor], number: int, mixed: int, left_out: Sequence[str] = ()) -> None:
         """Go back to the midst of round `number`, whose `whole_state` this is, and which goes on without some clients.
@@ -250,6 +271,7 @@ class ServerRows:
         """
         self.restore(state, number)
         self.mixed, self.left_out = mixed, frozenset(left_out)
+        self._learnt = _moments_in(LEARNT, state)
         received = [state[f"received/{name}"] for name in self.bank.clients if f"received/{name}" in state]
         if len(received) == len(self.bank):
             self._received = AdapterBank(self.bank.clients, torch.stack(received).to(self.bank.rows))
@@ -257,6 +279,7 @@ class ServerRows:
     def client_state(self, client: str) -> dict[str, Tensor]:
         """Return all that a client's requests have changed since the whole state was taken, by name."""
         found = {"row": self._row(client)} | ({"best": self._best[client]} if client in self._best else {})
+        found |= {f"{LEARNT}/{name}": value for name, value in self._learnt.get(client, {}).items()}
         training = self.training_state(client)
         return found | {f"training/{name}": value for name, value in training.items() if name != "gradient"}
 
@@ -265,8 +288,13 @@ class ServerRows:
         self._row(client).copy_(state["row"])
         if "best" in state:
             self._best[client] = state["best"].to(self.bank.rows).clone()
-        prefix = "training/"
-        training = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        training, learnt = (
+            {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            for prefix in ("training/", f"{LEARNT}/")
+        )
+        self._learnt.pop(client, None)  # a training that has been begun again
+        if learnt:
+            self._learnt[client] = learnt
         if training:
             self.restore_training(client, training | {"gradient": torch.zeros_like(training["values"])}, steps)
         self._steps[client] = steps
@@ -292,3 +320,17 @@ class ServerRows:
         if client not in self.bank.clients:
             raise RunError(f"There is no client {client!r} on this server.{nearest(client, self.bank.clients)}")
         return self.bank.row(client)
+
+
+def _named(kind: str, moments: Mapping[str, Moments]) -> dict[str, Tensor]:
+    return {f"{kind}.{name}/{client}": value for client, own in moments.items() for name, value in own.items()}
+
+
+def _moments_in(kind: str, state: Mapping[str, Tensor]) -> dict[str, Moments]:
+    """Return by client what `_named` has named."""
+    found: dict[str, Moments] = {}
+    for key, value in state.items():
+        before, _, client = key.partition("/")
+        if before.startswith(f"{kind}."):
+            found.setdefault(client, {})[before.removeprefix(f"{kind}.")] = value
+    return found
