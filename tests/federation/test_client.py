@@ -67,6 +67,18 @@ def client(name="client-1", users=range(20), **measuring):
     return Client(owner, tiny.sequence_backbone(data), tiny.TRAINING, replace(tiny.MEASURING, **measuring), seed=5)
 
 
+def test_a_personal_row_keeps_moments_of_its_own():
+    training = tiny.TRAINING.model_copy(update={"moments": "kept"})
+    coordinator, members = tiny.federation(None, strategy="ditto", rounds=3, training=training)
+    coordinator.run()
+    once, others = tiny.federation(None, strategy="ditto", rounds=1, training=training)
+    once.run()
+    for member, other in zip(members, others, strict=True):
+        for row in ("shared", "personal"):
+            assert int(member.moments[row]["step"]) == 3 * int(other.moments[row]["step"]) > 0
+        assert not torch.equal(member.moments["shared"]["exp_avg"], member.moments["personal"]["exp_avg"])
+
+
 def test_a_sample_of_users_is_drawn_once_by_seed_client_and_part():
     whole, sampled = client(), client(max_users=6)
     for part in (Part.VALIDATION, Part.TEST):
