@@ -74,6 +74,10 @@ def test_a_key_of_another_kind_is_said_to_be_one(wrong, expected, tmp_path):
             {"training": {"item_rate": 2.0}, "backbone": {"kind": "sequence", "residual": "none"}},
             "only the backbone 'sequence' has, unless backbone.residual is 'none'. Leave it out",
         ),
+        (
+            {"training": {"moments": "kept"}, "strategy": {"kind": "product"}, "backbone": {"kind": "encoder"}},
+            "makes adapters anew from their products, as backbone.adapter.ranks does. Set training.moments to 'fresh'.",
+        ),
         ({"strategy": {"tau": float("nan")}}, "strategy.tau = nan: a number must be finite."),
         ({"evaluation": {"ks": []}}, "evaluation.ks = []: list should have at least 1 item, not 0."),
         ({"evaluation": {"ks": [0]}}, "evaluation.ks[0] = 0: input should be greater than or equal to 1."),

@@ -32,6 +32,12 @@ def test_a_split_run_ends_like_a_whole_one(
     rows = [load_file(tmp_path / p["kind"] / "rows.safetensors") for p in placements]
     for name, row in rows[0].items():
         torch.testing.assert_close(rows[1][name], row, rtol=1e-4, atol=1e-6)
+    if moments == "kept":
+        fresh = common | {"training": training | {"moments": "fresh"}}
+        run(configuration(files, backbone, placement=placements[1], **fresh), tmp_path / "fresh")
+        last = "checkpoints/round-0002/bank.safetensors"
+        here, there = (load_file(tmp_path / name / last)["rows"] for name in ("split", "fresh"))
+        assert (here - there).abs().max() > 1e-4
 
 
 def test_the_sequence_backbone_has_no_layers_to_split(files: Path) -> None:

@@ -184,6 +184,15 @@ class Config(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _keeps_moments_of_what_stays(self) -> Self:
+        if self.training.moments == "kept" and (self.strategy.refactors or self.backbone.adapter.ranks):
+            raise ValueError(
+                "training.moments = 'kept' goes on with averages of single numbers, and this strategy makes adapters anew from "
+                "their products, as backbone.adapter.ranks does. Set training.moments to 'fresh'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _bounds_what_one_client_can_do(self) -> Self:
         if not (self.item_vectors == "shared" and isinstance(self.strategy, Pplr)):
             return self

@@ -11,7 +11,7 @@ import torch
 import tiny
 from pplr.data.dataset import Part
 from pplr.federation import Client
-from pplr.federation.messages import EvaluateTask
+from pplr.federation.messages import EvaluateTask, TrainTask
 
 RESTLESS = tiny.TRAINING.model_copy(update={"learning_rate": 0.3, "schedule": "constant"})
 """Steps so large that a later round is often worse than an earlier one."""
@@ -65,6 +65,31 @@ def client(name="client-1", users=range(20), **measuring):
     data = tiny.dataset()
     owner = tiny.client_data(data, name, users)
     return Client(owner, tiny.sequence_backbone(data), tiny.TRAINING, replace(tiny.MEASURING, **measuring), seed=5)
+
+
+@pytest.mark.parametrize("strategy", ["pplr", "ditto"])
+def test_what_was_trained_in_a_round_that_did_not_count_is_forgotten(strategy):
+    training = tiny.TRAINING.model_copy(update={"moments": "kept"})
+    coordinator, (member, *_) = tiny.federation(None, strategy=strategy, rounds=2, training=training)
+    coordinator.run()
+    before = {name: tensor.clone() for name, tensor in member.state().items()}
+    row = coordinator.bank.row(member.info.name)
+
+    def differing():
+        return {name for name, tensor in member.state().items() if not torch.equal(tensor, before[name])}
+
+    expected = member.train(TrainTask(member.info.name, 3, 0.5, row)).row
+    trained = differing()
+    assert {"private", "moments.shared.exp_avg"} <= trained
+    for task_round, counted in ((2, False), (3, True)):  # it did not train in round 2 before; what counts stays
+        member.evaluate(EvaluateTask(member.info.name, task_round, Part.VALIDATION, row, True, trained=counted))
+        assert trained <= differing()
+    member.train(TrainTask(member.info.name, 4, 0.5, row))
+    member.evaluate(EvaluateTask(member.info.name, 4, Part.VALIDATION, row, True, trained=False))
+    after_three = {name: member.state()[name].clone() for name in trained}
+    member.restore(before)
+    assert torch.equal(member.train(TrainTask(member.info.name, 3, 0.5, row)).row, expected)
+    assert all(torch.equal(member.state()[name], tensor) for name, tensor in after_three.items())
 
 
 def test_a_personal_row_keeps_moments_of_its_own():

@@ -100,9 +100,26 @@ def test_moments_that_clients_keep_are_those_of_a_run_that_was_not_interrupted(t
 
 def test_moments_of_another_model_are_refused(tmp_path):
     _, (client, *_) = tiny.federation(None, training=KEPT)
-    state = client.state() | {"moments.shared.exp_avg": torch.zeros(3)}
-    with pytest.raises(CheckpointError, match="belongs to another model"):
-        client.restore(state)
+    size = client._backbone.layout.size
+    whole = {"exp_avg": torch.zeros(size), "exp_avg_sq": torch.zeros(size), "step": torch.tensor(3.0)}
+    client.restore(client.state() | {f"moments.shared.{name}": value for name, value in whole.items()})
+    assert client.moments.keys() == {"shared"}
+    for damaged in (whole | {"exp_avg": torch.zeros(3)}, {"exp_avg": torch.zeros(size)}):
+        state = client.state() | {f"moments.shared.{name}": value for name, value in damaged.items()}
+        for name in whole.keys() - damaged.keys():
+            del state[f"moments.shared.{name}"]
+        with pytest.raises(CheckpointError, match="belongs to another model"):
+            client.restore(state)
+
+
+def test_a_client_that_starts_afresh_remembers_no_moments(tmp_path):
+    coordinator, members = tiny.federation(tmp_path, training=KEPT)
+    coordinator.run()
+    _, others = tiny.federation(None)
+    for member, other in zip(members, others, strict=True):
+        other.restore(member.state())
+        assert member.moments
+        assert not other.moments
 
 
 def test_patience_goes_on_counting_where_it_was(tmp_path):

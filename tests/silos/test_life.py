@@ -8,8 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from pplr.run_folder import held
-from pplr.silos.life import alive
+from pplr.silos.life import alive, identity, own_identity
+from pplr.silos.plan import PLAN, PLAN_FILE, Plan
 
 BOUND = """
 import sys, threading
@@ -17,7 +20,7 @@ from pathlib import Path
 from pplr.run_folder import held
 from pplr.silos.life import end_with
 
-end_with(int(sys.argv[1]))
+end_with(sys.argv[1])
 with held(Path(sys.argv[2])):
     print("held", flush=True)
     threading.Event().wait()
@@ -27,7 +30,7 @@ with held(Path(sys.argv[2])):
 def bound_to(other: subprocess.Popen[bytes], folder: Path) -> subprocess.Popen[str]:
     """Start a process that holds a run folder and waits for ever, bound to another one."""
     return subprocess.Popen(
-        [sys.executable, "-c", BOUND, str(other.pid), str(folder)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", BOUND, identity(other.pid), str(folder)], stdout=subprocess.PIPE, text=True
     )
 
 
@@ -50,3 +53,33 @@ def test_a_bound_process_lets_go_of_what_it_holds_when_the_other_one_is_killed_a
         finally:
             other.kill()
             bound.kill()
+
+
+SERVER = """
+import sys, time
+import pplr.silos.coordinate
+pplr.silos.coordinate.coordinate = lambda plan, grid: time.sleep(60)
+from pplr.silos.server_app import main
+main(None, None)
+"""
+
+
+@pytest.mark.parametrize("gone", ["another number", "a number that somebody else has now"])
+def test_flowers_process_ends_where_the_command_that_asked_for_it_is_gone(tmp_path: Path, gone: str) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    coordinator = f"{dead.pid}:1" if gone == "another number" else f"{os.getpid()}:1"
+    given = {"resume": False, "overwrite": False, "meet_seconds": 1.0, "silos": ("a", "b")}
+    plan = Plan(str(tmp_path), str(tmp_path / "config.toml"), str(tmp_path / "run"), **given, coordinator=coordinator)
+    plan.write(tmp_path / PLAN_FILE)
+    server = subprocess.run(
+        [sys.executable, "-c", SERVER], env=os.environ | {PLAN: str(tmp_path / PLAN_FILE)}, timeout=40, check=False
+    )
+    assert server.returncode == 1
+    assert not plan.ended(), "it has ended without a word, as if it had been killed"
+
+
+def test_a_process_of_somebody_else_lives() -> None:
+    assert alive(1)
+    assert identity(os.getpid()) == own_identity()
+    assert own_identity() != identity(1)

@@ -12,6 +12,9 @@ import pytest
 import pplr
 from parties import PPLR, Parties, Party
 from pplr.config import config_toml
+from pplr.run_folder import held
+from pplr.silos.life import identity
+from pplr.silos.plan import work_folder
 from pplr.silos.processes import free_port
 from trunk_state import clients_kept
 from whole_runs import assert_numbers_agree, configuration, copied
@@ -85,7 +88,11 @@ def test_the_trunk_goes_on_without_a_silo_that_has_left_for_good(shops: Path, tm
         running = [parties.start(tmp_path, f"{number}.log", *PPLR, *words) for number, words in enumerate(servers)]
         first = parties.start(tmp_path, "coordinator.log", *PPLR, *coordinator)
         first.until(lambda: "Round 2 of 2, shop-" in first.said)
+        plan = json.loads((work_folder(run) / "plan.json").read_text())
+        assert plan["coordinator"] == identity(first.process.pid)
         first.kill()
+        with held(run, wait=10.0):
+            pass
         (gone,) = (party for party, words in zip(running, servers, strict=True) if "shop-2" in words)
         gone.kill()
         forgetting = Party(tmp_path, "forget.log", *PPLR, "coordinator", "forget", "shop-2", "--out", str(run))

@@ -112,6 +112,20 @@ def test_moments_go_over_to_another_row_as_if_one_optimiser_had_gone_on() -> Non
     assert int(moments["step"]) == 9
 
 
+def test_what_has_moved_in_the_round_before_and_may_not_now_stays_where_it_is() -> None:
+    layout = Layout(SPECS)
+    before, now = (torch.rand(layout.size, generator=torch.Generator().manual_seed(n)).round() for n in (1, 2))
+    assert ((before == 1) & (now == 0)).any()
+    first = RowOptimiser(layout, torch.ones(layout.size), 0.1, factors=before)
+    first.row.gradient.fill_(1.0)
+    first.step(0.1, 1.0)
+    second = RowOptimiser(layout, torch.ones(layout.size), 0.1, factors=now)
+    second.take_up(first.moments())
+    second.row.gradient.fill_(1.0)
+    second.step(0.1, 1.0)
+    assert torch.equal(second.row.values.detach() != 1, now.bool())
+
+
 def test_moments_from_another_device_go_to_that_of_the_row_but_for_their_count() -> None:
     layout = Layout(SPECS)
     here = RowOptimiser(layout, torch.ones(layout.size), 0.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from pplr.models.bank import AdapterBank
 from pplr.models.layout import Layout, ParameterSpec, kaiming
 from pplr.training.optimiser import Pull, RowOptimiser
 from pplr.trunk.rows import ServerRows
+from pplr.trunk.store import StateFolder
 
 LAYOUT = Layout([ParameterSpec("a", (2, 3), kaiming), ParameterSpec("b", (4,), kaiming)])
 CLIENTS = ("ada", "bob", "cyd")
@@ -147,8 +150,8 @@ def test_kept_moments_go_on_from_the_round_before() -> None:
     assert not torch.equal(_round_2(fresh), expected)
 
 
-@pytest.mark.parametrize("moment", ["after round 1", "midst of round 2", "after a training in round 2"])
-def test_kept_moments_outlive_a_restart_at_any_moment(moment: str) -> None:
+@pytest.mark.parametrize("when", ["after round 1", "midst of round 2", "after a training in round 2"])
+def test_kept_moments_outlive_a_restart_at_any_moment(when: str) -> None:
     rows = _after_round_1()
     saved = _copied(rows.state())
     rows.begin_round(2)
@@ -156,12 +159,12 @@ def test_kept_moments_outlive_a_restart_at_any_moment(moment: str) -> None:
     expected = _round_2(rows)
     trained = _copied(rows.client_state("ada"))
     again = _keeping()
-    if moment == "after round 1":
+    if when == "after round 1":
         again.restore(saved, 1)
         again.begin_round(2)
     else:
         again.restore_whole(whole, 2, mixed=1)
-    if moment == "after a training in round 2":
+    if when == "after a training in round 2":
         again.restore_client("ada", trained, 3)
         assert torch.equal(again.row("ada"), expected)
         again.restore_whole(_copied(again.whole_state()), 2, mixed=1)
@@ -172,6 +175,41 @@ def test_kept_moments_outlive_a_restart_at_any_moment(moment: str) -> None:
         one.start("ada", 3)
         _train(one, "ada", 1)
     assert torch.equal(again.training("ada").row.values, rows.training("ada").row.values)
+
+
+def test_a_server_that_begins_afresh_takes_no_moments_and_one_that_keeps_them_refuses_those_of_another_model() -> None:
+    state = _after_round_1().state()
+    afresh = _rows(0.1)
+    afresh.restore(state, 1)
+    assert not [name for name in afresh.state() if name.startswith("moments.")]
+    with pytest.raises(RunError, match="do not fit client ada"):
+        _keeping().restore(state | {"moments.exp_avg/ada": torch.zeros(2)}, 1)
+    with pytest.raises(RunError, match="do not fit client bob"):
+        _keeping().restore({name: value for name, value in state.items() if name != "moments.step/bob"}, 1)
+    again = _keeping()
+    again.restore(state | {"moments.exp_avg/eve": torch.zeros(2)}, 1)
+    assert not [name for name in again.state() if name.endswith("/eve")]
+
+
+def test_kept_moments_are_on_the_disk_of_the_server(tmp_path: Path) -> None:
+    rows, folder = _after_round_1(), StateFolder(tmp_path)
+    folder.save_round(rows, 1)
+    rows.begin_round(2)
+    folder.save_all(rows)
+    expected = _round_2(rows)
+    folder.save_client(rows, "ada")
+    again = _keeping()
+    StateFolder(tmp_path).load(again)
+    assert torch.equal(again.row("ada"), expected)
+    for one in (rows, again):
+        one.begin_round(3)
+        one.start("ada", 3)
+        _train(one, "ada", 1)
+    assert torch.equal(again.training("ada").row.values, rows.training("ada").row.values)
+    back = _keeping()
+    StateFolder(tmp_path).restore_round(back, 1)
+    back.begin_round(2)
+    assert torch.equal(_round_2(back), expected)
 
 
 def test_moments_of_a_training_that_did_not_count_are_forgotten() -> None:

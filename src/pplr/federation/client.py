@@ -23,7 +23,17 @@ from pplr.fusion import FusedScorer, Fusion, Given, Learned, Weights
 from pplr.models.backbone import Backbone, CatalogueScorer
 from pplr.models.ranks import limit_rank_
 from pplr.seeds import numpy_generator
-from pplr.training import LocalResult, Moments, Place, Pull, StepProgress, TrainingSettings, mean_loss, train_locally
+from pplr.training import (
+    LocalResult,
+    Moments,
+    Place,
+    Pull,
+    StepProgress,
+    TrainingSettings,
+    fitting,
+    mean_loss,
+    train_locally,
+)
 from pplr.trunk.stub import StubTrunk
 
 SelectBy = Literal["ndcg@10", "loss"]
@@ -110,6 +120,7 @@ class Client:
         self.private: Tensor = initial[shared:].clone()
         self.personal: Tensor | None = None if objective.personal is None else initial
         self.moments: dict[Trained, Moments] = {}
+        self._before: tuple[int, Tensor, Tensor | None, dict[Trained, Moments]] | None = None
         self.best: Tensor | None = None
         self.best_score = -math.inf
 
@@ -142,10 +153,10 @@ class Client:
         Raises:
             CheckpointError: it is the state of another model.
         """
+        moments = {row: found for row in ROWS if (found := _moments_in(state, row))}
         size = self._backbone.layout.size
-        moments = [tensor for name, tensor in state.items() if name.startswith(MOMENTS) and tensor.ndim]
         fits = "best_score" in state and "private" in state and state["private"].shape == self.private.shape
-        if not fits or any(tensor.shape != (size,) for tensor in moments):
+        if not fits or not all(fitting(own, size) for own in moments.values()):
             raise CheckpointError(
                 f"What was kept of client {self.info.name} belongs to another model: the data or the configuration has "
                 "changed. Start again without --resume, in a new folder."
@@ -155,11 +166,8 @@ class Client:
         self.best_score = float(state["best_score"])
         self.best = None if best is None else best.to(self.private)
         self.personal = None if personal is None else personal.to(self.private)
-        self.moments = {row: found for row in ROWS if (found := self._moments_in(state, row))}
-
-    def _moments_in(self, state: dict[str, Tensor], row: Trained) -> Moments:
-        before = f"{MOMENTS}{row}."
-        return {name.removeprefix(before): tensor for name, tensor in state.items() if name.startswith(before)}
+        self.moments = moments if self._training.moments == "kept" else {}
+        self._before = None
 
     def limit_examples(self, count: int) -> None:
         """Train on `count` of all training examples at most, sampled by the seed, whatever was the limit before."""
@@ -180,7 +188,11 @@ class Client:
         return row
 
     def train(self, task: TrainTask, report: Callable[[StepProgress], None] | None = None) -> Update:
-        """Return the update after local training from `task.row`; the private part is remembered."""
+        """Return the update after local training from `task.row`; the private part is remembered.
+
+        Where the update does not count, which the validation of the round says, what is remembered goes back to before it.
+        """
+        self._before = task.round, self.private, self.personal, dict(self.moments)
         place = Place(self._seed, self.info.name, task.round, task.progress)
         elsewhere = None if self._trunk is None else self._trunk.link
         row = self.row(task.row)
@@ -225,7 +237,13 @@ class Client:
 
     def _keep_moments(self, row: Trained, result: LocalResult) -> None:
         if self._training.moments == "kept" and result.steps:
-            self.moments[row] = result.moments
+            self.moments[row] = {name: tensor.cpu() for name, tensor in result.moments.items()}
+
+    def _go_back(self, number: int) -> None:
+        """Forget what was trained in round `number`, where this client has trained in it."""
+        if self._before is not None and self._before[0] == number:
+            _, self.private, self.personal, self.moments = self._before
+            self._before = None
 
     def _pull(self, strength: float, received: Tensor) -> Pull | None:
         return Pull(strength, received[: self._backbone.layout.shared]) if strength else None
@@ -239,6 +257,8 @@ class Client:
             NumericalError: the loss is not finite.
         """
         started = time.perf_counter()
+        if task.part is Part.VALIDATION and not task.trained:
+            self._go_back(task.round)
         if task.row is None:
             with self.with_best() as (_, row):
                 return self._evaluated(task, row, started)
@@ -338,6 +358,11 @@ class Client:
     def _sample(self, count: int, limit: int, what: str) -> Ints:
         generator = numpy_generator(self._seed, "sample", what, self._data.name)
         return np.sort(generator.choice(count, size=limit, replace=False)).astype(np.int64)
+
+
+def _moments_in(state: dict[str, Tensor], row: Trained) -> Moments:
+    before = f"{MOMENTS}{row}."
+    return {name.removeprefix(before): tensor for name, tensor in state.items() if name.startswith(before)}
 
 
 def _together(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:

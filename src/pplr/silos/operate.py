@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 import time
@@ -20,7 +19,7 @@ from pplr.pki import Identity, Party, Role
 from pplr.run_folder import EVENTS
 from pplr.runner import RunResult
 from pplr.silos.following import Following
-from pplr.silos.life import alive
+from pplr.silos.life import alive, own_identity
 from pplr.silos.node import kept_node
 from pplr.silos.plan import MEETING, PLAN, PLAN_FILE, Plan, work_folder
 from pplr.silos.processes import (
@@ -80,7 +79,7 @@ def run_coordinator(
         resume=resume,
         overwrite=overwrite,
         meet_seconds=meet_seconds,
-        coordinator=os.getpid(),
+        coordinator=own_identity(),
     )
     plan.write(work / PLAN_FILE)
     more = {PLAN: str(work / PLAN_FILE)} | ({} if simulation is None else {SIMULATION: str(simulation)})

@@ -37,7 +37,8 @@ class Plan:
         resume: go on after the newest checkpoint.
         overwrite: replace the run that is there.
         meet_seconds: how long silos may take to connect.
-        coordinator: id of the command's process, with which the run ends even if it was killed; None: nobody's.
+        coordinator: identity of the command's process (`silos.life`), with which this run ends even if it was killed; None:
+            of nobody's.
     """
 
     work: str
@@ -47,7 +48,7 @@ class Plan:
     resume: bool
     overwrite: bool
     meet_seconds: float
-    coordinator: int | None = None
+    coordinator: str | None = None
 
     @classmethod
     def read(cls, path: Path) -> Plan:
@@ -65,7 +66,7 @@ class Plan:
     def outcome(self) -> Iterator[None]:
         """Leave word of this process, and of how the block ended, unless another plan has been written since.
 
-        The process of a coordinator that was killed lives on for a moment: its end is not that of the run that is
+        The process of a coordinator that was killed lives on for half a second: its end is not that of the run that is
         resumed.
         """
         work = Path(self.work)

@@ -120,7 +120,8 @@ def train_locally(
     Draws depend on `place` alone: the same place and row give the same result, whatever ran before. Parameters that
     are `elsewhere` take the same steps there, and the gradient is clipped by the norm over both places. A `pull` is part
     of what is minimised, but not of the loss that is reported. With `own_items` the rows of shared tables move only
-    where their items are among the examples'. The optimiser goes on from `moments`, those of the client's last round.
+    where their items are among the examples'. Where moments are kept the optimiser goes on
+    from `moments`.
 
     Raises:
         NumericalError: the loss or the gradient is not finite.
@@ -128,7 +129,7 @@ def train_locally(
     watch = _Stopwatch(backbone.device)
     factors = backbone.rate_factors(examples, settings.item_rate, own_items)
     optimiser = RowOptimiser(backbone.layout, row, settings.weight_decay, pull, factors)
-    if moments is not None:
+    if moments and settings.moments == "kept":
         optimiser.take_up(moments)
     trained = optimiser.row
     schedule = _plan(examples.lengths, settings, place)

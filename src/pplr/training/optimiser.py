@@ -15,7 +15,8 @@ from torch import Tensor
 from pplr.models.layout import Layout, TrainableRow
 
 Moments = dict[str, Tensor]
-"""Moving averages of the gradient and of its square, [P] each, and how many steps they are over."""
+"""AdamW's moving averages of the gradient and of its square, [P] each, and how many steps they are over."""
+MOMENTS = frozenset({"exp_avg", "exp_avg_sq", "step"})
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,13 @@ class RowOptimiser:
     def take_up(self, moments: Moments) -> None:
         """Go on from copies of what `moments` returned, on whatever device; where it is empty, from nothing."""
         self._adam.state.clear()
-        if moments:  # the count is no vector, and stays on the CPU, where AdamW wants it
-            copies = {
-                n: value.to(self.row.values.device if value.ndim else "cpu", copy=True) for n, value in moments.items()
-            }
-            self._adam.state[self.row.values] = copies
+        if not moments:
+            return
+        device = self.row.values.device  # the count is no vector, and stays on the CPU, where AdamW wants it
+        copies = {name: value.to(device if value.ndim else "cpu", copy=True) for name, value in moments.items()}
+        if self._moves is not None:  # what has moved may not move now, not by momentum either
+            copies = {name: value * self._moves if value.ndim else value for name, value in copies.items()}
+        self._adam.state[self.row.values] = copies
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state` returned."""
@@ -134,3 +137,8 @@ class OtherPlace(Protocol):
 def clipping(norm: float, most: float) -> float:
     """Return the factor, 1 at most, that brings a gradient of L2 norm `norm` to the norm `most`."""
     return min(1.0, most / (norm + 1e-6))
+
+
+def fitting(moments: Moments, size: int) -> bool:
+    """Return whether these are all moments of a row of `size` numbers."""
+    return moments.keys() == MOMENTS and all(value.shape == (size,) for value in moments.values() if value.ndim)

@@ -8,7 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class TrainingSettings(BaseModel):
-    """Local training with AdamW."""
+    """Local training with AdamW.
+
+    Its moments are of the row before mixing, and where each round starts afresh a client has less to remember. But they are
+    then averages over the few steps of one round, so that what is rare moves less than in one long training.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,8 +29,9 @@ class TrainingSettings(BaseModel):
     )
     moments: Literal["fresh", "kept"] = Field(
         "fresh",
-        description="AdamW's moving averages: fresh each round, or kept by the client from round to round, which takes twice its "
-        "row in memory and in checkpoints. They never travel.",
+        description="AdamW's moments (moving averages of gradients): fresh each round, or kept from round to round, which takes "
+        "twice the row in memory and in every state on disk. They never leave the party that trains the layers. Adapters "
+        "that are trained once a round start afresh.",
     )
     warmup_steps: int = Field(3, ge=0, description="Steps of each round over which the learning rate rises linearly.")
     schedule: Literal["constant", "cosine"] = Field(

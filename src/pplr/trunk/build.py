@@ -79,15 +79,16 @@ def agreement(config: Config, files: ModelFiles) -> Agreement:
     Raises:
         ConfigError: the configuration splits no model.
     """
-    settings = {
+    settings: dict[str, Any] = {
         "seed": config.seed,
         "kind": config.backbone.kind,
         "adapter": adapter_settings(config).model_dump(mode="json", exclude={"ranks"}),
         "weight_decay": config.training.weight_decay,
-        "moments": config.training.moments,
         "proximal": config.strategy.local_objective.proximal,
         "scope": config.strategy.model_dump(mode="json") if config.strategy.scopes else None,
     }
+    if config.training.moments != "fresh":  # what a server of an older version has kept stays its own
+        settings["moments"] = config.training.moments
     cut = split_placement(config).cut
     return Agreement(settings=_digest(settings), model=files.digest, bottom=cut.bottom, top=cut.top)
 
@@ -99,6 +100,10 @@ def run_digest(config: Config) -> str:
     )
     sections["backbone"].pop("model")
     sections["federation"].pop("silos")  # a session names the clients itself
+    if config.training.moments == "fresh":
+        sections["training"].pop("moments")
+    if config.training.item_rate == 1:
+        sections["training"].pop("item_rate")  # as before there were such settings
     sections["placement"] = {key: sections["placement"][key] for key in ("kind", "bottom", "top")}
     return _digest(sections)
 

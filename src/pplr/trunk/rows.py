@@ -14,7 +14,7 @@ from torch import Tensor
 from pplr.errors import RunError, nearest
 from pplr.models.bank import AdapterBank, gram, mix_
 from pplr.models.layout import Layout
-from pplr.training.optimiser import Moments, Pull, RowOptimiser
+from pplr.training.optimiser import Moments, Pull, RowOptimiser, fitting
 
 MOMENTS, LEARNT = "moments", "learnt"
 """Moments from before a round, and after training in it, in the names of a state."""
@@ -141,7 +141,7 @@ class ServerRows:
         if optimiser is not None:
             self._row(client).copy_(optimiser.row.values.detach())
             if self._keep_moments:
-                self._learnt[client] = optimiser.moments()
+                self._learnt[client] = {name: value.cpu() for name, value in optimiser.moments().items()}
 
     def leave_out(self, clients: Sequence[str], number: int) -> None:
         """Let round `number` go on without `clients`: their rows are what they received in it, and stay so.
@@ -242,7 +242,8 @@ class ServerRows:
         """
         for name in self.bank.clients:
             given = state.get(f"row/{name}")
-            if given is None or given.shape != self.bank.row(name).shape:
+            moments = _moments_in(MOMENTS, state).get(name)
+            if given is None or given.shape != self.bank.row(name).shape or not self._fits(moments):
                 raise RunError(
                     f"The saved rows of the trunk do not fit client {name}: they belong to other clients, another model or "
                     "another cut. Give the server the folder of this run."
@@ -251,10 +252,18 @@ class ServerRows:
             self.bank.row(name).copy_(state[f"row/{name}"])
         best = {name: state.get(f"best/{name}") for name in self.bank.clients}
         self._best = {name: row.to(self.bank.rows).clone() for name, row in best.items() if row is not None}
-        self._moments, self._learnt = _moments_in(MOMENTS, state), {}
+        self._moments, self._learnt = self._kept_in(MOMENTS, state), {}
         self.round, self.mixed, self._received, self.left_out = number, number, None, frozenset()
         self._training.clear()
         self._steps.clear()
+
+    def _fits(self, moments: Moments | None) -> bool:
+        return moments is None or fitting(moments, self.layout.size)
+
+    def _kept_in(self, kind: str, state: Mapping[str, Tensor]) -> dict[str, Moments]:
+        if not self._keep_moments:
+            return {}
+        return {client: own for client, own in _moments_in(kind, state).items() if client in self.bank.clients}
 
     def whole_state(self) -> dict[str, Tensor]:
         """Return all but training under way: moments from before this round and of it apart, and what clients received."""
@@ -271,7 +280,7 @@ class ServerRows:
         """
         self.restore(state, number)
         self.mixed, self.left_out = mixed, frozenset(left_out)
-        self._learnt = _moments_in(LEARNT, state)
+        self._learnt = self._kept_in(LEARNT, state)
         received = [state[f"received/{name}"] for name in self.bank.clients if f"received/{name}" in state]
         if len(received) == len(self.bank):
             self._received = AdapterBank(self.bank.clients, torch.stack(received).to(self.bank.rows))

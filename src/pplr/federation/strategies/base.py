@@ -116,6 +116,7 @@ class Strategy(BaseModel, ABC):
         similarity_of: which vectors `Cohort.gram` is made of, or None.
         needs_distances: `Cohort.distances` is needed.
         local_objective: what clients minimise beside their loss.
+        refactors: adapters are made anew from products, so that nothing fits them that is remembered of single numbers.
         whole_rows: it must have all of a client's row in one place, so that no server can hold a part of the layers.
         pools_data: the data of all clients is trained on in one place: a reference, not federated.
         exchanges: rows travel between clients and coordinator.
@@ -142,6 +143,11 @@ class Strategy(BaseModel, ABC):
     def local_objective(self) -> LocalObjective:
         """Return what clients minimise beside their loss."""
         return LocalObjective()
+
+    @property
+    def refactors(self) -> bool:
+        """Return whether the factors of adapters are made anew."""
+        return False
 
     @property
     def whole_rows(self) -> bool:

@@ -105,6 +105,11 @@ class Pplr(Strategy):
         return self.clip is not None
 
     @property
+    def refactors(self) -> bool:
+        """Return whether products are mixed."""
+        return self.products
+
+    @property
     def whole_rows(self) -> bool:
         """Return whether products are mixed."""
         return self.products

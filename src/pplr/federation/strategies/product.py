@@ -28,6 +28,11 @@ class Product(Strategy):
     kind: Literal["product"] = "product"
 
     @property
+    def refactors(self) -> bool:
+        """Return true."""
+        return True
+
+    @property
     def whole_rows(self) -> bool:
         """Return true: products are made where the rows are."""
         return True
