@@ -1,7 +1,7 @@
 """Memory of a client and of the trunk's server, in bytes, float32 throughout.
 
     weights          4 bytes each, frozen
-    adapters         16 bytes each: value, gradient, and AdamW's two moments
+    adapters         16 bytes each: value, gradient, and AdamW's two moments (the copies of kept ones are not counted)
     training         what a backward pass needs: per token and layer the inputs of the norms; queries, keys, values and
                      output of attention; three times the width of a gated feed-forward, once that of a plain one; twice
                      the inputs of adapted maps (dropout, and what it leaves); the matrix of attention where it is not

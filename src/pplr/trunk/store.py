@@ -1,7 +1,8 @@
 """The state of a trunk's server on disk, such that it can be killed at any moment and goes on where it was.
 
     agreement.json            what the rows belong to, and the clients' names
-    now-12/state.safetensors  rows, best rows, and what was received in this round, as of the last change of all rows
+    now-12/state.safetensors  rows, best rows, moments where they are kept, and what was received in this round, as of the last
+                              change of all rows
     now-12/clients/*          what each client's requests have changed since then: written after every step
     rounds/round-0007/        the state after a finished round, to which a run that is resumed goes back
 

@@ -47,7 +47,7 @@ class InProcessEngine:
         return reports
 
     def state(self) -> dict[str, Tensor]:
-        """Return private parts, personal rows, best rows and best scores of all clients."""
+        """Return what all clients remember: private parts, personal rows, moments, best rows and best scores."""
         return {
             f"{name}/{what}": tensor
             for name, client in self._clients.items()
