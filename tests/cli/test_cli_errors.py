@@ -156,7 +156,7 @@ def test_interrupting_before_training_says_that_nothing_was_lost(workplace):
     process.stderr.readline()  # the program is up, and has read the data
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=300)
-    assert process.returncode == 130
+    assert process.returncode == 130, stderr
     assert stdout == ""
     assert "Interrupted" in stderr
     assert "Traceback" not in stderr
