@@ -160,3 +160,34 @@ def test_interrupting_before_training_says_that_nothing_was_lost(workplace):
     assert stdout == ""
     assert "Interrupted" in stderr
     assert "Traceback" not in stderr
+
+
+TURNED = """
+import os, signal, sys
+import pplr.cli.app
+from pplr.cli import main
+
+def command(prog_name):
+    try:
+        if sys.argv[1] == "interrupted":
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        {turned}
+
+pplr.cli.app.app = command
+main()
+"""
+
+
+@pytest.mark.parametrize("turned", ["raise ImportError('numpy cannot be imported')", "sys.exit(1)"])
+def test_an_interrupt_that_a_library_turns_into_an_error_of_its_own_is_an_interrupt(turned):
+    def ended(word):
+        words = [sys.executable, "-c", TURNED.format(turned=turned), word]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        return done.returncode, done.stderr
+
+    assert ended("interrupted") == (130, "Interrupted.\n")
+    code, said = ended("left alone")
+    assert code == 1
+    assert "Interrupted" not in said
+    assert ("numpy cannot be imported" in said) == turned.startswith("raise"), "a mistake of ours stays visible"
