@@ -92,6 +92,25 @@ def test_what_was_trained_in_a_round_that_did_not_count_is_forgotten(strategy):
     assert all(torch.equal(member.state()[name], tensor) for name, tensor in after_three.items())
 
 
+def test_an_update_that_is_refused_leaves_nothing_with_its_client_in_one_process_either():
+    training = tiny.TRAINING.model_copy(update={"moments": "kept"})
+    coordinator, members = tiny.federation(None, rounds=1, training=training, norm_bound=3.0)
+    liar, others = members[0], members[1:]
+    before, honest = liar.private.clone(), liar.train
+
+    def lying(task, report=None):
+        update = honest(task, report)
+        assert liar.moments
+        return replace(update, row=task.row + 1000 * (update.row - task.row))
+
+    liar.train = lying
+    (record,) = coordinator.run().history
+    assert record.quarantined == [liar.info.name]
+    assert torch.equal(liar.private, before)
+    assert liar.moments == {}
+    assert all(other.moments for other in others)
+
+
 def test_a_personal_row_keeps_moments_of_its_own():
     training = tiny.TRAINING.model_copy(update={"moments": "kept"})
     coordinator, members = tiny.federation(None, strategy="ditto", rounds=3, training=training)

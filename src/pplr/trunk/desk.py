@@ -316,8 +316,8 @@ class Desk:
         if differing:
             raise RunError(
                 f"{what} The configurations differ in {', '.join(differing)}: give all parties the same seed, backbone, "
-                "training.weight_decay, training.moments, placement.bottom and placement.top, the same strategy where it has a proximal term or "
-                "keeps layers from mixing, and the same model."
+                "training.weight_decay, training.moments, placement.bottom and placement.top, the same strategy where it has "
+                "a proximal term or keeps layers from mixing, and the same model."
             )
 
     def _ready(self) -> TrunkWork:
