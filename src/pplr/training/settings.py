@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 class TrainingSettings(BaseModel):
     """Local training with AdamW.
 
-    Its moments are of the row before mixing, and where each round starts afresh a client has less to remember. But on two
-    data sets of three clients learn clearly less that way (docs/method.md).
+    Its moments are of the row before mixing, and where each round starts afresh a client has less to remember. But on two of
+    three data sets they learn clearly less that way (docs/method.md).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
