@@ -118,7 +118,7 @@ def measured(folder: Path, statistics: list[str]) -> dict[str, Any]:
     owners = parts.assignment.client_of_user
     differences = compare(mixed, alone, KEY, seed=1, client_of_user=owners)
     return {
-        "strategy": label(metrics["strategy"]),
+        "strategy": label(metrics["strategy"], config.training.moments),
         "seed": config.seed,
         "stopped": metrics["stopped"],
         "train_seconds": metrics["cost"]["seconds"]["train"],
@@ -129,10 +129,15 @@ def measured(folder: Path, statistics: list[str]) -> dict[str, Any]:
     }
 
 
-def label(strategy: dict[str, Any]) -> str:
-    """Return what a strategy is called in the tables."""
-    items = {"mean": ", items averaged", "submodel": ", items averaged over those who have them"}
-    return f"{strategy['kind']}{items.get(strategy.get('items', ''), '')}"
+def label(strategy: dict[str, Any], moments: str) -> str:
+    """Return what a strategy is called in the tables: what is not the default is said."""
+    items = {
+        "mean": ", items averaged",
+        "submodel": ", items averaged over those who have them",
+        "sum": ", items added up",
+    }
+    afresh = ", moments fresh" if moments == "fresh" else ""
+    return f"{strategy['kind']}{items.get(strategy.get('items', ''), '')}{afresh}"
 
 
 def figures(users: UserMetrics, owners: Any, names: tuple[str, ...]) -> dict[str, Any]:

@@ -55,7 +55,8 @@ def summary(fusion: Result, references: Result, sasrec: Result) -> str:
     """Return one line for each data set: `pplr` with and without counts, and what was measured beside it."""
     rows = []
     for name, entry in fusion.items():
-        runs = [run for run in entry["runs"] if run["strategy"] == "pplr"]
+        if not (runs := [run for run in entry["runs"] if run["strategy"] == "pplr"]):
+            continue
         beside = _references(name, references, sasrec)
         rows.append(
             [

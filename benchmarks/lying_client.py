@@ -76,7 +76,7 @@ LIES: dict[str, Lie | None] = {
 ADMISSION = {"norm_bound": 3.0, "loss_bound": 2.0}
 ADDED, AVERAGED = "pplr", "pplr, items averaged"
 BASE: dict[str, dict[str, Any]] = {
-    ADDED: {"kind": "pplr"},
+    ADDED: {"kind": "pplr", "items": "sum"},
     AVERAGED: {"kind": "pplr", "items": "mean"},
     "fedavg": {"kind": "fedavg"},
 }
@@ -172,7 +172,7 @@ def configuration(rounds: int, examples: int, users: int, threads: int) -> Confi
     values = demo_config(fusion=False).model_dump(mode="json", exclude_none=True)
     values["threads"] = threads
     values["federation"] = {"rounds": rounds, "patience": rounds}
-    values["training"]["max_examples"] = examples
+    values["training"] |= {"max_examples": examples, "moments": "fresh"}
     values["evaluation"] |= {"baselines": False, "max_users": users}
     return parse_config(values, Path())
 

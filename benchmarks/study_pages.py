@@ -30,7 +30,7 @@ STUDIES = HERE.parent / "studies"
 KEY = "ndcg@10"
 SUMMARY = ("pplr", "pplr as published", "fedavg", "local", "centralised")
 """Variants of the main study that README.md shows."""
-_AHEAD = ("pplr", "pplr, items averaged")
+_AHEAD = ("pplr, items added up", "pplr, items averaged")
 """Strategies of which it is said how far they are ahead of the reference."""
 BESIDE = ("popularity", "transitions", "item_knn", "recent")
 

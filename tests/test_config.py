@@ -9,6 +9,7 @@ from typing import Literal
 import pytest
 
 from pplr.config import changes, config_toml, load_config, parse_config
+from pplr.config_history import as_meant
 from pplr.demo import demo_config
 from pplr.errors import ConfigError
 from pplr.federation.strategies import STRATEGIES, Local
@@ -38,6 +39,37 @@ def test_a_resolved_configuration_reads_back_the_same(backbone, tmp_path):
     again = load_config(tmp_path / "config.toml")
     assert again == config
     assert changes(config, again) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "moments"),
+    [
+        ({}, "kept"),
+        ({"strategy": {"kind": "pplr", "products": True}}, "fresh"),
+        ({"strategy": {"kind": "product"}}, "fresh"),
+        ({"backbone": {"kind": "encoder", "adapter": {"rank": 8, "ranks": {"client-0": 4}}}}, "fresh"),
+        ({"training": {"moments": "fresh"}}, "fresh"),
+    ],
+)
+def test_moments_are_kept_where_what_they_belong_to_is(given, moments, tmp_path):
+    demo = {"demo": "movietweetings"}
+    config = parse_config({"data": demo, "backbone": {"kind": "encoder"}} | given, tmp_path)
+    assert config.training.moments == moments
+    assert f'moments = "{moments}"' in config_toml(config)
+
+
+@pytest.mark.parametrize("damaged", [{"training": 3}, {"strategy": "pplr"}, {"backbone": []}])
+def test_a_damaged_configuration_of_a_run_is_said_to_be_that(damaged, tmp_path):
+    assert as_meant(damaged)[next(iter(damaged))] == next(iter(damaged.values()))
+    with pytest.raises(ConfigError):
+        parse_config(as_meant({"data": {"demo": "movietweetings"}} | damaged), tmp_path)
+
+
+@pytest.mark.parametrize(("given", "epochs"), [(2, 2), (2.0, 2), (0.25, 0.25), (1.5, 1.5)])
+def test_epochs_are_a_count_or_a_part(given, epochs, tmp_path):
+    config = parse_config({"data": {"demo": "movietweetings"}, "training": {"epochs": given}}, tmp_path)
+    assert (type(config.training.epochs), config.training.epochs) == (type(epochs), epochs)
+    assert f"epochs = {epochs}\n" in config_toml(config)
 
 
 def test_paths_start_at_the_configuration_file(tmp_path):

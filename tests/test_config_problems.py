@@ -65,6 +65,16 @@ def test_a_key_of_another_kind_is_said_to_be_one(wrong, expected, tmp_path):
         ({"strategy": ["fedavg"]}, 'this is a section, not a value; write strategy.kind = "pplr".'),
         ({"training": 3}, "training = 3: this is a section, not a value; write its keys below [training]."),
         ({"training": {"epochs": True}}, "training.epochs = true: true and false are no values of this key."),
+        (
+            {"training": {"moments": "kept"}, "backbone": {"kind": "encoder", "adapter": {"ranks": {"client-0": 2}}}},
+            "and backbone.adapter.ranks makes adapters anew",
+        ),
+        ({"training": {"epochs": 0}}, "training.epochs = 0: input should be greater than or equal to 0.01."),
+        ({"training": {"epochs": 1000.5}}, "training.epochs = 1000.5: input should be less than or equal to 1000."),
+        (
+            {"training": {"epochs": "all"}},
+            'training.epochs = "all": give a number of epochs, such as 2, or a part of one, such as 0.25',
+        ),
         ({"training": {"clip_norm": float("inf")}}, "training.clip_norm = inf: a number must be finite."),
         (
             {"training": {"item_rate": 2.0}, "backbone": {"kind": "encoder"}},
@@ -76,7 +86,7 @@ def test_a_key_of_another_kind_is_said_to_be_one(wrong, expected, tmp_path):
         ),
         (
             {"training": {"moments": "kept"}, "strategy": {"kind": "product"}, "backbone": {"kind": "encoder"}},
-            "makes adapters anew from their products, as backbone.adapter.ranks does. Set training.moments to 'fresh'.",
+            "and the strategy makes adapters anew from their products. Set training.moments to 'fresh', or leave it out.",
         ),
         ({"strategy": {"tau": float("nan")}}, "strategy.tau = nan: a number must be finite."),
         ({"evaluation": {"ks": []}}, "evaluation.ks = []: list should have at least 1 item, not 0."),

@@ -27,18 +27,38 @@ def test_resume_refuses_another_configuration_and_damage(files, tmp_path):
     assert pplr.run(config, folder, overwrite=True).metrics["stopped"]["round"] == 1
 
 
-def test_a_run_that_averaged_items_does_not_go_on_with_sums_unsaid(files, tmp_path):
+@pytest.mark.parametrize(
+    ("section", "key", "value", "before"),
+    [("strategy", "items", "rescaled", "mean"), ("training", "moments", "kept", "fresh")],
+)
+def test_a_run_of_before_a_key_goes_on_as_it_was_or_not_at_all(files, tmp_path, section, key, value, before):
+    config, folder = configuration(files, federation={"rounds": 2}), tmp_path / "run"
+    as_before = config.model_copy(update={section: getattr(config, section).model_copy(update={key: before})})
+    whole = pplr.run(as_before, folder).metrics
+    shutil.rmtree(folder / "checkpoints" / "round-0002")
+    written = folder / "config.toml"
+    said = written.read_text(encoding="utf-8")
+    unsaid = said.replace(f'{key} = "{before}"\n', "")
+    assert unsaid != said
+    written.write_text(unsaid, encoding="utf-8")
+    with pytest.raises(
+        RunError, match=rf'write {key} = "{before}" below \[{section}\], in the configuration of every party'
+    ):
+        pplr.run(config, folder, resume=True)
+    assert pplr.run(as_before, folder, resume=True).metrics["overall"] == whole["overall"]
+    written.write_text(said, encoding="utf-8")
+    with pytest.raises(RunError, match=rf'{section}\.{key}: "{before}" → "{value}"'):
+        pplr.run(config, folder, resume=True)
+
+
+def test_a_run_of_before_two_keys_names_both(files, tmp_path):
     config, folder = configuration(files, federation={"rounds": 1}), tmp_path / "run"
     pplr.run(config, folder)
     written = folder / "config.toml"
-    of_before = written.read_text(encoding="utf-8").replace('items = "sum"\n', "")
-    assert of_before != written.read_text(encoding="utf-8")
-    written.write_text(of_before, encoding="utf-8")
-    with pytest.raises(RunError, match=r'write items = "mean" below \[strategy\]'):
+    unsaid = written.read_text(encoding="utf-8").replace('items = "rescaled"\n', "").replace('moments = "kept"\n', "")
+    written.write_text(unsaid, encoding="utf-8")
+    with pytest.raises(RunError, match=r'items = "mean" below \[strategy\] and moments = "fresh" below \[training\]'):
         pplr.run(config, folder, resume=True)
-    averaged = config.model_copy(update={"strategy": config.strategy.model_copy(update={"items": "mean"})})
-    written.write_text(of_before.replace('kind = "pplr"\n', 'kind = "pplr"\nitems = "mean"\n'), encoding="utf-8")
-    assert pplr.run(averaged, folder, resume=True).metrics["strategy"]["items"] == "mean"
 
 
 @pytest.mark.parametrize("log", ["whole", "cut", "gone"])

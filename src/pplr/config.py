@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pplr.config_history import as_meant
 from pplr.config_overrides import apply_overrides
 from pplr.config_problems import prepared, sentences
 from pplr.config_schema import written
@@ -184,13 +185,28 @@ class Config(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _keeps_moments_of_what_stays(self) -> Self:
-        if self.training.moments == "kept" and (self.strategy.refactors or self.backbone.adapter.ranks):
+    def _refuses_to_keep_moments_of_what_is_made_anew(self) -> Self:
+        if self.training.moments == "kept" and "moments" in self.training.model_fields_set and (why := self._made_anew):
             raise ValueError(
-                "training.moments = 'kept' goes on with averages of single numbers, and this strategy makes adapters anew from "
-                "their products, as backbone.adapter.ranks does. Set training.moments to 'fresh'"
+                f"training.moments = 'kept' goes on with averages of single numbers, and {why} makes adapters anew from their "
+                "products. Set training.moments to 'fresh', or leave it out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _starts_afresh_what_is_made_anew(self) -> Self:
+        if self.training.moments == "kept" and self._made_anew:
+            afresh = self.training.model_copy(update={"moments": "fresh"})
+            # A configuration is frozen, but while it is made: a run's folder has to say what was done.
+            object.__setattr__(self, "training", afresh)
+        return self
+
+    @property
+    def _made_anew(self) -> str:
+        """Return the setting by which adapters are made anew in every round, or ""."""
+        if self.strategy.refactors:
+            return "the strategy"
+        return "backbone.adapter.ranks" if self.backbone.adapter.ranks else ""
 
     @model_validator(mode="after")
     def _bounds_what_one_client_can_do(self) -> Self:
@@ -199,7 +215,7 @@ class Config(BaseModel):
         if self.strategy.clip is not None and self.strategy.items != "mean":
             raise ValueError(
                 f"strategy.clip bounds how far one client can move another, and strategy.items = {self.strategy.items!r} lets "
-                "one client's word on an item count in full. Set strategy.items to 'mean', "
+                "one client decide on an item that few have. Set strategy.items to 'mean', "
                 "backbone.residual to 'private', or leave clip out"
             )
         return self
@@ -213,11 +229,12 @@ class Config(BaseModel):
         return device
 
 
-def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path | str, overrides: Sequence[str] = (), *, of_run: bool = False) -> Config:
     """Return the configuration in a TOML file, with `overrides` such as "training.epochs=3" applied.
 
     Relative paths in it start at the file's folder. A file that gives no name is the configuration of a run of its own
-    name: shop.toml of `shop`.
+    name: shop.toml of `shop`. With `of_run` it is one that a run has written: keys that were not there yet stand for what
+    was done then, whatever the default is now.
 
     Raises:
         ConfigError: one sentence for each thing that is wrong.
@@ -240,6 +257,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     except tomllib.TOMLDecodeError as problem:
         raise ConfigError(f"The configuration {path} is not valid TOML: {problem}.") from problem
     problems = apply_overrides(data, overrides, Config)
+    data = as_meant(data) if of_run else data
     try:
         config = parse_config({"name": _name_of(path), **data}, path.parent.resolve())
     except ConfigError as problem:

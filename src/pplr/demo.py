@@ -26,7 +26,7 @@ from pplr.wiring import Parts, prepare
 
 StrategyName = Literal["pplr", "fedavg", "local", "centralised"]
 _SIZES: dict[str, dict[str, dict[str, Any]]] = {
-    "sequence": {"federation": {"rounds": 28}},
+    "sequence": {"federation": {"rounds": 16}},
     "encoder": {
         "federation": {"rounds": 5},
         "training": {"learning_rate": 3e-3, "batch_tokens": 1024, "max_examples": 1000},

@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pplr.config import Config, changes, config_toml, load_config
+from pplr.config_history import unsaid
 from pplr.data.dataset import Dataset, Part
 from pplr.errors import CannotResume, CheckpointError, ConfigError, InUse, Occupied, RunError, StorageError, command
 from pplr.federation.audit_log import AUDIT_HEAD, AUDIT_LOG
@@ -160,29 +161,25 @@ def held(folder: Path, wait: float = 0.0, waiting: Callable[[], None] = lambda: 
 
 def _check_configuration(folder: Path, config: Config) -> None:
     try:
-        before = load_config(folder / CONFIG)
+        before = load_config(folder / CONFIG, of_run=True)
     except ConfigError as problem:
         raise CannotResume(
             f"The run in {folder} cannot be resumed, its {CONFIG} is missing or damaged: {problem} Start again with "
             "--overwrite, or in another folder (--out)."
         ) from problem
-    if before.item_vectors == "shared" and _averaged_items(folder):
-        raise CannotResume(
-            f"The run in {folder} was started when `pplr` averaged what clients learn of items; it adds up now. To go on, "
-            f'write items = "mean" below [strategy], in your configuration and in {folder / CONFIG}, or start a new run in '
-            "another folder (--out)."
+    if not (changed := changes(before, config)):
+        return
+    to_do = f"Take these changes back, resume with the run's own {folder / CONFIG}"
+    written = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if earlier := [one for one in unsaid(written) if any(line.startswith(f"{one.name}: ") for line in changed)]:
+        to_do = (
+            f"When it was started `pplr` {', and '.join(one.was for one in earlier)}. To go on, write "
+            f"{' and '.join(map(str, earlier))}, in the configuration of every party, and take other changes back"
         )
-    if changed := changes(before, config):
-        raise CannotResume(
-            f"The run in {folder} was started with another configuration: {'; '.join(changed)}. Take these changes "
-            f"back, resume with the run's own {folder / CONFIG}, or start a new run in another folder (--out)."
-        )
-
-
-def _averaged_items(folder: Path) -> bool:
-    """Return whether a run's configuration is one of `pplr` before it could add up what clients learn of items."""
-    strategy = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8")).get("strategy", {})
-    return strategy.get("kind") == "pplr" and "items" not in strategy
+    raise CannotResume(
+        f"The run in {folder} was started with another configuration: {'; '.join(changed)}. {to_do}, or start a new run in "
+        "another folder (--out)."
+    )
 
 
 def claim(folder: Path, config: Config, made_from: Origin, silo: str | None = None) -> None:

@@ -33,8 +33,7 @@ def run(folder: Path, events: Any) -> None:
     def count(event: object) -> None:
         events.value += 1
 
-    training = tiny.TRAINING.model_copy(update={"moments": "kept"})
-    options = {"rounds": 5, "patience": 5, "participation": 0.75, "training": training}
+    options = {"rounds": 5, "patience": 5, "participation": 0.75}
     coordinator, members = tiny.federation(store, observer=count, **options)
     if store.exists() and any(path.name.startswith("round-") for path in store.iterdir()):
         coordinator.resume()

@@ -69,8 +69,7 @@ def client(name="client-1", users=range(20), **measuring):
 
 @pytest.mark.parametrize("strategy", ["pplr", "ditto"])
 def test_what_was_trained_in_a_round_that_did_not_count_is_forgotten(strategy):
-    training = tiny.TRAINING.model_copy(update={"moments": "kept"})
-    coordinator, (member, *_) = tiny.federation(None, strategy=strategy, rounds=2, training=training)
+    coordinator, (member, *_) = tiny.federation(None, strategy=strategy, rounds=2)
     coordinator.run()
     before = {name: tensor.clone() for name, tensor in member.state().items()}
     row = coordinator.bank.row(member.info.name)
@@ -93,8 +92,7 @@ def test_what_was_trained_in_a_round_that_did_not_count_is_forgotten(strategy):
 
 
 def test_an_update_that_is_refused_leaves_nothing_with_its_client_in_one_process_either():
-    training = tiny.TRAINING.model_copy(update={"moments": "kept"})
-    coordinator, members = tiny.federation(None, rounds=1, training=training, norm_bound=3.0)
+    coordinator, members = tiny.federation(None, rounds=1, norm_bound=3.0)
     liar, others = members[0], members[1:]
     before, honest = liar.private.clone(), liar.train
 
@@ -112,10 +110,9 @@ def test_an_update_that_is_refused_leaves_nothing_with_its_client_in_one_process
 
 
 def test_a_personal_row_keeps_moments_of_its_own():
-    training = tiny.TRAINING.model_copy(update={"moments": "kept"})
-    coordinator, members = tiny.federation(None, strategy="ditto", rounds=3, training=training)
+    coordinator, members = tiny.federation(None, strategy="ditto", rounds=3)
     coordinator.run()
-    once, others = tiny.federation(None, strategy="ditto", rounds=1, training=training)
+    once, others = tiny.federation(None, strategy="ditto", rounds=1)
     once.run()
     for member, other in zip(members, others, strict=True):
         for row in ("shared", "personal"):

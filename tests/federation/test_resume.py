@@ -28,7 +28,7 @@ WITH_STATE = [
     Robust(),
 ]
 """Strategies whose clients or coordinator remember more than rows, and some that remember nothing."""
-KEPT = tiny.TRAINING.model_copy(update={"moments": "kept"})
+FRESH = tiny.TRAINING.model_copy(update={"moments": "fresh"})
 SCRIPT = Path(__file__).parent / "killable_run.py"
 
 
@@ -81,7 +81,7 @@ def test_resume_in_the_same_process_is_bit_identical(tmp_path, where, strategy):
 
 @pytest.mark.parametrize("strategy", ["pplr", "ditto"])
 def test_moments_that_clients_keep_are_those_of_a_run_that_was_not_interrupted(tmp_path, strategy):
-    options = {"strategy": strategy, "rounds": 4, "participation": 3, "training": KEPT}
+    options = {"strategy": strategy, "rounds": 4, "participation": 3}
     whole, members = tiny.federation(tmp_path / "whole", **options)
     whole.run()
     broken, _ = tiny.federation(tmp_path / "broken", observer=interrupted_at("client_trained", 3), **options)
@@ -93,13 +93,13 @@ def test_moments_that_clients_keep_are_those_of_a_run_that_was_not_interrupted(t
     assert_same(essence(again, others), essence(whole, members))
     rows = {"shared", "personal"} if strategy == "ditto" else {"shared"}
     assert all(client.moments.keys() == rows for client in members)
-    fresh, _ = tiny.federation(None, **options | {"training": tiny.TRAINING})
+    fresh, _ = tiny.federation(None, **options, training=FRESH)
     fresh.run()
     assert not torch.equal(fresh.bank.rows, whole.bank.rows)
 
 
 def test_moments_of_another_model_are_refused(tmp_path):
-    _, (client, *_) = tiny.federation(None, training=KEPT)
+    _, (client, *_) = tiny.federation(None)
     size = client._backbone.layout.size
     whole = {"exp_avg": torch.zeros(size), "exp_avg_sq": torch.zeros(size), "step": torch.tensor(3.0)}
     client.restore(client.state() | {f"moments.shared.{name}": value for name, value in whole.items()})
@@ -113,9 +113,9 @@ def test_moments_of_another_model_are_refused(tmp_path):
 
 
 def test_a_client_that_starts_afresh_remembers_no_moments(tmp_path):
-    coordinator, members = tiny.federation(tmp_path, training=KEPT)
+    coordinator, members = tiny.federation(tmp_path)
     coordinator.run()
-    _, others = tiny.federation(None)
+    _, others = tiny.federation(None, training=FRESH)
     for member, other in zip(members, others, strict=True):
         other.restore(member.state())
         assert member.moments
@@ -124,7 +124,7 @@ def test_a_client_that_starts_afresh_remembers_no_moments(tmp_path):
 
 def test_patience_goes_on_counting_where_it_was(tmp_path):
     """Steps far too large: the first round stays the best, and the run ends as many rounds after it as it may wait."""
-    restless = tiny.TRAINING.model_copy(update={"learning_rate": 0.5, "schedule": "constant"})
+    restless = FRESH.model_copy(update={"learning_rate": 0.5, "schedule": "constant"})
     options = {"rounds": 9, "patience": 3, "training": restless, "strategy": Pplr(items="mean")}
     whole, _ = tiny.federation(tmp_path / "whole", **options)
     expected = whole.run()

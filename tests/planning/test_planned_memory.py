@@ -77,12 +77,14 @@ def test_weights_and_adapters_with_their_gradient_and_moments(tmp_path: Path) ->
     optimiser = RowOptimiser(layout, layout.initial_row(1), 0.0)
     optimiser.row.gradient.fill_(1.0)
     optimiser.step(0.1, 1.0)
-    held = [tensor.nbytes for tensor in optimiser.state().values() if tensor.dim()]
-    assert client.adapters == sum(held)
-    assert server.adapters == 3 * 16 * sum(spec.size for spec in Lora([loaded[1]], RANK).specs)
+    held, kept = (
+        [tensor.nbytes for tensor in of.values() if tensor.dim()] for of in (optimiser.state(), optimiser.moments())
+    )
+    assert client.adapters == sum(held) + sum(kept)
+    assert server.adapters == 3 * 32 * sum(spec.size for spec in Lora([loaded[1]], RANK).specs)
     whole = whole_memory(found, batch, reading)
     assert whole.weights == client.weights + server.weights
-    assert whole.adapters == client.adapters + server.adapters / 3
+    assert whole.adapters == client.adapters + server.adapters / 3 * 24 / 32
 
 
 def test_keys_and_values_of_a_search_are_those_of_its_cache(tmp_path: Path) -> None:

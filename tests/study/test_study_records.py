@@ -14,6 +14,7 @@ from pplr.cli.app import app
 from pplr.config import parse_config
 from pplr.errors import RunError
 from pplr.report.comparison import compare_variants
+from pplr.report.folder import read_configuration
 from pplr.report.variants import by_configuration
 from pplr.study.grid import cells, digest_of
 from pplr.study.records import RECORDS, record_cell, recorded
@@ -92,6 +93,38 @@ def test_a_record_counts_for_its_configuration_and_no_other(study, files, tmp_pa
     content["configuration"]["training"]["epoch"] = 7
     path.write_text(json.dumps(content))
     assert recorded(tmp_path) == {}
+
+
+def test_what_was_measured_before_a_key_is_no_cell_of_its_default_and_no_seed_of_its_variant(study, tmp_path):
+    """Optimisers started afresh when there was no key that said so, and vectors of items were averaged."""
+    _, grid, _, alone = study
+    shutil.copytree(alone / RECORDS, tmp_path / RECORDS)
+    mine = [cell for cell in grid if cell.labels["strategy"] == "pplr"]
+    paths = [tmp_path / RECORDS / f"{cell.folder}.record.json" for cell in mine]
+    assert len(by_configuration(paths)) == 1
+    content = json.loads(paths[0].read_text())
+    del content["configuration"]["training"]["moments"]
+    paths[0].write_text(json.dumps(content))
+    known = recorded(tmp_path / RECORDS)
+    assert {cell.digest for cell in mine} - set(known) == {mine[0].digest}
+    assert len(by_configuration(paths)) == 2
+    content["configuration"]["training"]["moments"] = "kept"
+    del content["configuration"]["strategy"]["items"]
+    paths[0].write_text(json.dumps(content))
+    assert mine[0].digest not in recorded(tmp_path / RECORDS)
+
+
+def test_a_run_folder_of_before_a_key_is_read_as_it_was_meant(study, tmp_path):
+    _, grid, folder, _ = study
+    mine = [cell for cell in grid if cell.labels["strategy"] == "pplr"]
+    for cell in mine:
+        shutil.copytree(find_folder(folder, cell), tmp_path / cell.folder)
+    places = [tmp_path / cell.folder for cell in mine]
+    assert len(by_configuration(places)) == 1
+    written = places[0] / "config.toml"
+    written.write_text(written.read_text().replace('moments = "kept"\n', ""))
+    assert len(by_configuration(places)) == 2
+    assert read_configuration(places[0]).training.moments == "fresh"
 
 
 def test_the_digest_of_a_record_is_that_of_its_cell_wherever_it_lies(study, tmp_path):

@@ -15,6 +15,7 @@ from pplr.errors import NumericalError
 from pplr.models.batching import padded, shuffled_batches, sorted_batches
 from pplr.models.layout import TrainableRow
 from pplr.training import Place, TrainingSettings, mean_loss, train_locally
+from pplr.training.local import _plan
 
 DATA = tiny.dataset()
 PLACE = Place(seed=3, client="client-1", round=2, progress=0.25)
@@ -64,13 +65,64 @@ def test_another_seed_client_or_round_draws_other_dropout(backbone, place):
 
 
 def test_every_epoch_has_batches_of_its_own(still):
-    from pplr.training.local import _plan
-
     plan = _plan(still.examples(DATA.training()).lengths, SETTINGS, PLACE)
     starts = [index for index, (starts_epoch, _) in enumerate(plan) if starts_epoch]
     assert len(starts) == SETTINGS.epochs
     first, second = plan[: starts[1]], plan[starts[1] :]
     assert [batch.tolist() for _, batch in first] != [batch.tolist() for _, batch in second]
+
+
+@given(st.sampled_from([0.01, 0.07, 0.25, 0.3, 0.5, 0.99, 1.5, 2.25]), st.integers(1, 60), st.integers(0, 99))
+def test_rounds_of_a_part_of_an_epoch_go_on_where_the_one_before_stopped(part, batches, seed):
+    settings = TrainingSettings(epochs=part, batch_tokens=20)
+    lengths = np.full(4 * batches, 5)
+    rounds = 100 if part * batches >= 1 else 3 * batches  # after which whole epochs are done
+    plans = [_plan(lengths, settings, Place(seed, "c", number, 0.0)) for number in range(1, rounds + 1)]
+    assert max(abs(len(plan) - max(part * batches, 1)) for plan in plans) < 1
+    taken = [batch for plan in plans for batch in plan]
+    assert [index for index, (starts, _) in enumerate(taken) if starts] == list(range(0, len(taken), batches))
+    for start in range(0, len(taken), batches):
+        once = np.concatenate([batch for _, batch in taken[start : start + batches]])
+        assert sorted(once.tolist()) == list(range(len(lengths)))
+    assert len(taken) == (round(rounds * part) * batches if part * batches >= 1 else rounds)
+
+
+def test_a_part_of_an_epoch_of_nothing_is_nothing():
+    settings = TrainingSettings(epochs=0.5)
+    assert _plan(np.zeros(0, dtype=np.int64), settings, PLACE) == []
+    assert [len(_plan(np.array([5]), settings, Place(3, "c", number, 0.0))) for number in (1, 2, 3)] == [1, 1, 1]
+
+
+def test_no_round_is_empty_where_epochs_have_more_and_fewer_batches():
+    lengths = np.random.default_rng(3).integers(2, 50, 150)
+    settings = TrainingSettings(epochs=0.01, batch_tokens=128)
+    for client in "abcdefgh":
+        plans = [_plan(lengths, settings, Place(1, client, number, 0.0)) for number in range(1, 201)]
+        assert {len(plan) for plan in plans} <= {1, 2}
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=80), st.sampled_from([0.1, 0.25, 0.3, 0.7]))
+def test_parts_of_examples_of_many_lengths_are_all_of_them(lengths, part):
+    settings = TrainingSettings(epochs=part, batch_tokens=60)
+    taken = Counter()
+    for number in range(1, 101):
+        plan = _plan(np.array(lengths), settings, Place(1, "c", number, 0.0))
+        assert plan
+        taken.update(int(index) for _, batch in plan for index in batch)
+    assert max(taken.values()) - min(taken[index] for index in range(len(lengths))) <= 1
+
+
+@pytest.mark.parametrize("part", [0.5, 0.25])
+def test_parts_of_an_epoch_are_the_epoch_where_moments_are_kept(still, part):
+    settings = TrainingSettings(epochs=part, learning_rate=0.02, batch_tokens=40, warmup_steps=3, schedule="constant")
+    examples = still.examples(DATA.training().select(np.arange(40)))
+    row, moments, targets = still.layout.initial_row(0), None, 0
+    for number in range(1, round(1 / part) + 1):
+        result = train_locally(still, row, examples, settings, Place(3, "c", number, 0.0), moments=moments)
+        row, moments, targets = result.row, result.moments, targets + result.targets
+    whole = train(still, settings.model_copy(update={"epochs": 1}), Place(3, "c", 1, 0.0), users=40)
+    assert torch.equal(row, whole.row)
+    assert targets == whole.targets
 
 
 def test_neither_torchs_generator_nor_the_given_row_is_touched(backbone):
@@ -89,8 +141,6 @@ def reference(backbone, settings, place, users=20):
     values = backbone.layout.initial_row(0).double()
     first, second = torch.zeros_like(values), torch.zeros_like(values)
     decay = torch.cat([torch.full((spec.size,), float(spec.decay)).double() for spec in backbone.layout.specs])
-    from pplr.training.local import _plan
-
     total, targets, clipped = 0.0, 0, 0
     for step, (_, batch) in enumerate(_plan(examples.lengths, settings, place), start=1):
         trained = TrainableRow(backbone.layout, values.float())

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pplr.errors import RunError
+from pplr.errors import CheckpointError, RunError
 from pplr.models.bank import AdapterBank
 from pplr.models.layout import Layout, ParameterSpec, kaiming
 from pplr.training.optimiser import Pull, RowOptimiser
+from pplr.trunk.control import DirectControl
 from pplr.trunk.rows import ServerRows
 from pplr.trunk.store import StateFolder
 
@@ -133,6 +134,39 @@ def _stepped(optimiser: RowOptimiser, steps: int) -> RowOptimiser:
         optimiser.row.gradient.add_(_gradient("ada", step))
         optimiser.step(0.1, 0.5)
     return optimiser
+
+
+def test_one_process_goes_back_to_newest_rounds_and_to_the_beginning_and_keeps_no_others() -> None:
+    rows = _rows()
+    control, after = DirectControl(rows), {0: rows.bank.rows.clone()}
+    for number in range(1, 7):
+        control.begin_round(number)
+        _train(rows, "ada", 1)
+        rows.finish("ada")
+        control.mix(torch.eye(3), number)
+        control.save(number)
+        after[number] = rows.bank.rows.clone()
+    for number in (0, 4, 5, 6):
+        control.restore(number)
+        assert torch.equal(rows.bank.rows, after[number])
+    with pytest.raises(CheckpointError, match="after round 3 were not kept"):
+        control.restore(3)
+    control.restore(0)
+    control.save(1)
+    control.restore(1)
+    assert torch.equal(rows.bank.rows, after[0])
+    with pytest.raises(CheckpointError, match="after round 6 were not kept"):
+        control.restore(6)
+
+
+def test_a_server_that_went_back_keeps_what_comes_then_and_nothing_of_the_course_that_was_given_up(
+    tmp_path: Path,
+) -> None:
+    rows, folder = _rows(), StateFolder(tmp_path)
+    for number in range(7):
+        folder.save_round(rows, number)
+    folder.save_round(rows, 1)
+    assert sorted(path.name for path in (tmp_path / "rounds").iterdir()) == ["round-0000", "round-0001"]
 
 
 def test_kept_moments_go_on_from_the_round_before() -> None:

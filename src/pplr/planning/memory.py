@@ -1,7 +1,8 @@
 """Memory of a client and of the trunk's server, in bytes, float32 throughout.
 
     weights          4 bytes each, frozen
-    adapters         16 bytes each: value, gradient, and AdamW's two moments (the copies of kept ones are not counted)
+    adapters         24 bytes each: value, gradient, AdamW's two moments, and those that it went on from in this round; the server
+                     has the best row and what was received in this round too, 32 (of which training.moments = "fresh" needs 8 less)
     training         what a backward pass needs: per token and layer the inputs of the norms; queries, keys, values and
                      output of attention; three times the width of a gated feed-forward, once that of a plain one; twice
                      the inputs of adapted maps (dropout, and what it leaves); the matrix of attention where it is not
@@ -39,6 +40,9 @@ HEAP = 1.7
 READ_AT_ONCE = 2
 """Tokens per beam that a search reads in one call, some of them ahead."""
 
+AT_CLIENT, AT_SERVER = 6, 8
+"""Numbers that are held for each adapted one."""
+
 USERS = 16
 """Users whose titles are searched at once in an evaluation, and for whom keys and values are held."""
 
@@ -49,7 +53,7 @@ class Memory:
 
     Attributes:
         weights: frozen weights.
-        adapters: adapters with gradient and moments.
+        adapters: adapters and what goes with each.
         training: what a step needs beside them.
         recommending: what recommendations need beside weights and adapters.
         runtime: the process itself.
@@ -74,7 +78,7 @@ def client_memory(outline: Outline, cut: Cut, batch: Batch, reading: Reading) ->
     travelling = 4 * batch.tokens_behind * outline.width
     return _memory(
         outline.client_parameters(cut),
-        sum(layer.adapters for layer in bottom + top) + outline.outside,
+        AT_CLIENT * (sum(layer.adapters for layer in bottom + top) + outline.outside),
         states + travelling + _logits(outline, batch.targets, 3),
         _remembered(outline, bottom + top, reading) + _searched(outline, reading),
     )
@@ -84,7 +88,7 @@ def whole_memory(outline: Outline, batch: Batch, reading: Reading) -> Memory:
     """Return the memory of a client that holds the whole model."""
     return _memory(
         outline.parameters,
-        sum(layer.adapters for layer in outline.layers) + outline.outside,
+        AT_CLIENT * (sum(layer.adapters for layer in outline.layers) + outline.outside),
         _trained(outline.layers, batch, batch.tokens) + _logits(outline, batch.targets, 3),
         _remembered(outline, outline.layers, reading) + _searched(outline, reading),
     )
@@ -96,14 +100,14 @@ def server_memory(outline: Outline, cut: Cut, batch: Batch, reading: Reading, cl
     states = _trained(trunk, batch, batch.tokens_behind) + 4 * batch.tokens_behind * outline.width
     return _memory(
         outline.server_parameters(cut),
-        clients * sum(layer.adapters for layer in trunk),
+        AT_SERVER * clients * sum(layer.adapters for layer in trunk),
         clients * states,
         clients * _remembered(outline, trunk, reading),
     )
 
 
 def _memory(weights: int, adapters: int, training: int, recommending: int) -> Memory:
-    return Memory(NUMBER * weights, 4 * NUMBER * adapters, NUMBER * training, NUMBER * recommending)
+    return Memory(NUMBER * weights, NUMBER * adapters, NUMBER * training, NUMBER * recommending)
 
 
 def _trained(layers: Iterable[Layer], batch: Batch, tokens: int) -> int:

@@ -10,6 +10,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pplr.config import Config, load_config, parse_config
+from pplr.config_history import as_meant
 from pplr.errors import RunError
 from pplr.report.record import is_record, read_record
 from pplr.report.schema import METRIC_KEY, SCHEMA_VERSION, Metrics
@@ -167,9 +168,9 @@ def read_configuration(folder: Path) -> Config:
         RunError: a record is damaged.
     """
     if not is_record(folder):
-        return load_config(folder / CONFIGURATION_FILE)
+        return load_config(folder / CONFIGURATION_FILE, of_run=True)
     record = read_record(folder)
-    return parse_config({**record.configuration, "name": record.metrics.name}, folder.parent)
+    return parse_config({**as_meant(record.configuration), "name": record.metrics.name}, folder.parent)
 
 
 def _check_finished(folder: Path) -> None:

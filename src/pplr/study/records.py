@@ -8,6 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 
 from pplr.config import parse_config
+from pplr.config_history import as_meant
 from pplr.errors import ConfigError
 from pplr.report.folder import held_out_digest, read_metrics, read_per_user
 from pplr.report.record import ENDING, make_record, read_record, write_record
@@ -21,8 +22,8 @@ RECORDS = "records"
 def recorded(folder: Path) -> Mapping[str, Path]:
     """Return the records in a folder by the digest of the cell that they are of.
 
-    The digest is taken anew, from the configuration that a record holds: keys that came later have their defaults, so
-    that a record stays good; a default that has changed is another cell. A record whose configuration is no longer one
+    The digest is taken anew, from the configuration that a record holds: keys that came later stand for what was done before
+    them, so that a record stays good, and a default that has changed is another cell. A record whose configuration is no longer one
     belongs to no cell.
 
     Raises:
@@ -30,7 +31,7 @@ def recorded(folder: Path) -> Mapping[str, Path]:
     """
     found = {}
     for path in sorted(folder.glob(f"*{ENDING}")):
-        content = read_record(path).configuration
+        content = as_meant(read_record(path).configuration)
         try:
             found[digest_of(parse_config(deepcopy(content), folder), content)] = path
         except ConfigError:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -115,7 +116,7 @@ def train_locally(
     moments: Moments | None = None,
     report: Callable[[StepProgress], None] | None = None,
 ) -> LocalResult:
-    """Return the row [P] after `settings.epochs` epochs over `examples`, starting from `row` [P].
+    """Return the row [P] after `settings.epochs` epochs over `examples`, or a part of one, starting from `row` [P].
 
     Draws depend on `place` alone: the same place and row give the same result, whatever ran before. Parameters that
     are `elsewhere` take the same steps there, and the gradient is clipped by the norm over both places. A `pull` is part
@@ -129,8 +130,10 @@ def train_locally(
     watch = _Stopwatch(backbone.device)
     factors = backbone.rate_factors(examples, settings.item_rate, own_items)
     optimiser = RowOptimiser(backbone.layout, row, settings.weight_decay, pull, factors)
-    if moments and settings.moments == "kept":
+    goes_on = bool(moments) and settings.moments == "kept"
+    if moments and goes_on:
         optimiser.take_up(moments)
+    warmup = 1 if goes_on and not isinstance(settings.epochs, int) else max(settings.warmup_steps, 1)
     trained = optimiser.row
     schedule = _plan(examples.lengths, settings, place)
     rate = settings.learning_rate * _course(settings, place.progress)
@@ -152,7 +155,7 @@ def train_locally(
             watch.lap("backward")
             squared = optimiser.squared_norm() + (elsewhere.squared_norm() if elsewhere else 0.0)
             norm = _finite(math.sqrt(squared), "gradient", place, step)
-            now, factor = rate * min(1.0, step / max(settings.warmup_steps, 1)), clipping(norm, settings.clip_norm)
+            now, factor = rate * min(1.0, step / warmup), clipping(norm, settings.clip_norm)
             optimiser.step(now, factor)
             if elsewhere is not None:
                 elsewhere.step(step, now, factor)
@@ -198,12 +201,40 @@ def mean_loss(
 
 def _plan(lengths: Ints, settings: TrainingSettings, place: Place) -> list[tuple[bool, Ints]]:
     """Return all batches of the round, each with whether it starts an epoch."""
+    if isinstance(settings.epochs, int):
+        epochs = [_epoch(lengths, settings, place, place.round, epoch) for epoch in range(settings.epochs)]
+        return [batch for batches in epochs for batch in batches]
+    return _part(lengths, settings, place)
+
+
+def _part(lengths: Ints, settings: TrainingSettings, place: Place) -> list[tuple[bool, Ints]]:
+    """Return the batches of a round that is a fraction of an epoch: those behind where the round before it ended, whether or
+    not the client took part in that one.
+
+    Where the fraction is less than a batch, a round has one, and an epoch as many rounds as it has batches.
+    """
+    fewest = len(_epoch(lengths, settings, place, 1, 0))
+    if not fewest:
+        return []
+    each = max(Fraction(str(settings.epochs)), Fraction(1, fewest))  # by its digits: 0.1 is no binary fraction
+    begin, end = (place.round - 1) * each, place.round * each
     plan: list[tuple[bool, Ints]] = []
-    for epoch in range(settings.epochs):
-        generator = numpy_generator(place.seed, "batches", place.client, place.round, epoch)
-        batches = shuffled_batches(lengths, settings.batch_tokens, settings.batch_examples, generator)
-        plan += [(index == 0, batch) for index, batch in enumerate(batches)]
-    return plan
+    for epoch in range(math.floor(begin), math.ceil(end)):
+        batches = _epoch(lengths, settings, place, epoch + 1, 0)
+        first, last = (
+            round(len(batches) * min(max(point - epoch, Fraction(0)), Fraction(1))) for point in (begin, end)
+        )
+        plan += batches[first:last]
+    return plan or batches[last:][:1] or batches[-1:]  # none where this epoch has fewer batches than the first
+
+
+def _epoch(
+    lengths: Ints, settings: TrainingSettings, place: Place, number: int, within: int
+) -> list[tuple[bool, Ints]]:
+    """Return the batches of an epoch, each with whether it is the first; `number` and `within` decide how they are drawn."""
+    generator = numpy_generator(place.seed, "batches", place.client, number, within)
+    batches = shuffled_batches(lengths, settings.batch_tokens, settings.batch_examples, generator)
+    return [(index == 0, batch) for index, batch in enumerate(batches)]
 
 
 def _lesson(settings: TrainingSettings, rate: float, place: Place) -> Lesson:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pplr.errors import CheckpointError
 from pplr.trunk.rows import ServerRows
+from pplr.trunk.store import ROUNDS_KEPT
 
 
 class TrunkControl(ABC):
@@ -67,13 +68,19 @@ class DirectControl(TrunkControl):
         self._rows.mix(mixing, number)
 
     def save(self, number: int) -> None:
-        """Keep the state."""
-        self._saved[number] = _copy(self._rows)
+        """Keep the state; those of the newest rounds are kept, and of the beginning."""
+        self._saved = {kept: state for kept, state in self._saved.items() if kept < number} | {
+            number: _copy(self._rows)
+        }
+        for old in sorted(self._saved)[1:-ROUNDS_KEPT]:
+            del self._saved[old]
 
     def restore(self, number: int) -> None:
         """Go back."""
         if number not in self._saved:
-            raise CheckpointError(f"The trunk's rows after round {number} were not kept. Start again without --resume.")
+            raise CheckpointError(
+                f"The trunk's rows after round {number} were not kept. Start the run again, with --overwrite."
+            )
         self._rows.restore(self._saved[number], number)
 
 

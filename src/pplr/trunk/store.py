@@ -169,9 +169,10 @@ class StateFolder:
         rounds = self.folder / "rounds"
         make_folder(rounds / f"round-{number:04d}")
         _write_state(rounds / f"round-{number:04d}" / STATE, rows.state())
-        kept = sorted(path for path in rounds.iterdir() if path.name != "round-0000")
-        for path in kept[:-ROUNDS_KEPT]:
-            shutil.rmtree(path, ignore_errors=True)
+        kept = {int(path.name[6:]): path for path in rounds.iterdir() if re.fullmatch(r"round-\d+", path.name)}
+        newest = sorted(round_ for round_ in kept if 0 < round_ <= number)[-ROUNDS_KEPT:]
+        for round_ in kept.keys() - {0, *newest}:  # later ones are of a course that was given up when a run went back
+            shutil.rmtree(kept[round_], ignore_errors=True)
 
     def restore_round(self, rows: ServerRows, number: int) -> None:
         """Bring the rows back to the end of a round.

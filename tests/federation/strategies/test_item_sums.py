@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -49,7 +51,7 @@ def cohort_of(present):
     return Cohort(1, present, np.ones(count), np.ones(count))
 
 
-def item_by_item(received, rows, matrix, *, adding=True):
+def item_by_item(received, rows, matrix, items):
     """The docstring's formula, number by number."""
     new = torch.from_numpy(matrix) @ rows
     found, before, after = LAYOUT.views(new), LAYOUT.views(received), LAYOUT.views(rows)
@@ -60,20 +62,22 @@ def item_by_item(received, rows, matrix, *, adding=True):
                 those = [j for j in givers if not torch.equal(after[name][j, item], before[name][j, item])]
                 value = sum(matrix[c, j] * before[name][j, item] for j in givers)
                 share = sum(matrix[c, j] for j in those)
-                number = share**2 / sum(matrix[c, j] ** 2 for j in those) if those and adding else 1
+                number = share**2 / sum(matrix[c, j] ** 2 for j in those) if those else 1
+                everyone = max(sum(matrix[c, j] for j in givers) ** 2 / sum(matrix[c, j] ** 2 for j in givers), number)
+                times = {"submodel": 1, "sum": number, "rescaled": math.sqrt(number * everyone)}[items]
                 for j in those:
-                    value = value + number * matrix[c, j] / share * (after[name][j, item] - before[name][j, item])
+                    value = value + times * matrix[c, j] / share * (after[name][j, item] - before[name][j, item])
                 found[name][c, item] = value
     return new
 
 
-@given(st.integers(0, 2**31), st.integers(1, 6), st.integers(0, 2), st.booleans())
-def test_sums_are_what_is_written_whatever_absent_clients_hold(seed, count, absent, adding):
+@given(st.integers(0, 2**31), st.integers(1, 6), st.integers(0, 2), st.sampled_from(["submodel", "sum", "rescaled"]))
+def test_sums_are_what_is_written_whatever_absent_clients_hold(seed, count, absent, items):
     received, rows, matrix, present = trained(seed, count, min(absent, count - 1))
-    expected = item_by_item(received, rows, matrix, adding=adding)[torch.from_numpy(present)]
+    expected = item_by_item(received, rows, matrix, items)[torch.from_numpy(present)]
     rows[torch.from_numpy(~present)] = 1e6
     left = rows.clone()
-    strategy = Pplr(items="sum" if adding else "submodel")
+    strategy = Pplr(items=items)
     strategy.aggregator(LAYOUT, received[0]).combine_(rows, Mixing(matrix), cohort_of(present), received)
     torch.testing.assert_close(rows[torch.from_numpy(present)], expected)
     tables = LAYOUT.views(rows), LAYOUT.views(left)
@@ -84,9 +88,9 @@ def test_sums_are_what_is_written_whatever_absent_clients_hold(seed, count, abse
 def test_blocks_do_not_change_what_comes_out(monkeypatch):
     received, rows, matrix, present = trained(3, 4)
     again = rows.clone()
-    ItemSums(LAYOUT).combine_(rows, Mixing(matrix), cohort_of(present), received)
+    ItemSums(LAYOUT, "sum").combine_(rows, Mixing(matrix), cohort_of(present), received)
     monkeypatch.setattr(bank, "BLOCK_BYTES", 100)
-    ItemSums(LAYOUT).combine_(again, Mixing(matrix), cohort_of(present), received)
+    ItemSums(LAYOUT, "sum").combine_(again, Mixing(matrix), cohort_of(present), received)
     assert torch.equal(rows, again)
 
 
@@ -94,7 +98,7 @@ def test_one_client_that_has_an_item_teaches_it_to_all_undiminished():
     received = torch.zeros(4, LAYOUT.size)
     rows = received.clone()
     LAYOUT.views(rows)["residual"][2, 5] = 1.5
-    ItemSums(LAYOUT).combine_(rows, Mixing(np.full((4, 4), 0.25)), cohort_of(np.ones(4, bool)), received)
+    ItemSums(LAYOUT, "sum").combine_(rows, Mixing(np.full((4, 4), 0.25)), cohort_of(np.ones(4, bool)), received)
     assert LAYOUT.views(rows)["residual"][:, 5].tolist() == [[1.5] * WIDTH] * 4
 
 
@@ -105,23 +109,66 @@ def test_equal_weights_add_up_all_that_clients_have_learnt():
     sums = LAYOUT.views(received)["residual"][0] + sum(
         LAYOUT.views(rows)["residual"][c] - LAYOUT.views(received)["residual"][c] for c in range(5)
     )
-    ItemSums(LAYOUT).combine_(rows, Mixing(np.full((5, 5), 0.2)), cohort_of(present), received)
+    ItemSums(LAYOUT, "sum").combine_(rows, Mixing(np.full((5, 5), 0.2)), cohort_of(present), received)
     for found in LAYOUT.views(rows)["residual"]:
         torch.testing.assert_close(found, sums)
 
 
-def test_who_takes_from_nobody_keeps_every_bit():
+@given(st.integers(0, 2**31), st.integers(2, 6), st.floats(0, 0.999))
+def test_rescaled_steps_are_never_shorter_than_sums(seed, count, self_weight):
+    _, _, matrix, _ = trained(seed, count)
+    matrix = self_weight * np.eye(count) + (1 - self_weight) * matrix
+    received = torch.zeros(count, LAYOUT.size, dtype=torch.float64)
+    rows = received.clone()
+    kept = torch.from_numpy(np.random.default_rng(seed).random((count, ITEMS)) < 0.5)
+    LAYOUT.views(rows)["residual"][kept] = 1.0
+    added, stretched = rows.clone(), rows.clone()
+    ItemSums(LAYOUT, "sum").combine_(added, Mixing(matrix), cohort_of(np.ones(count, bool)), received)
+    ItemSums(LAYOUT, "rescaled").combine_(stretched, Mixing(matrix), cohort_of(np.ones(count, bool)), received)
+    assert (LAYOUT.views(stretched)["residual"] >= LAYOUT.views(added)["residual"] - 1e-9).all()
+
+
+def moved_by_adam(gradients, steps, rounds):
+    """How far Adam moves a number in the last of some rounds, in each of which so many of the `steps` have a gradient of 1."""
+    value = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+    adam, before = torch.optim.Adam([value], lr=1.0), 0.0
+    for _ in range(rounds):
+        before = float(value.detach())
+        for step in range(steps):
+            value.grad = torch.tensor(float(step % (steps // gradients) == 0), dtype=torch.float64)
+            adam.step()
+    return before - float(value.detach())
+
+
+@pytest.mark.parametrize("holders", [1, 2, 5])
+def test_rescaled_steps_of_few_clients_go_as_far_as_one_adam_on_all_data(holders):
+    """5 clients of 100 steps a round, and an item that 10 of all 500 steps meet, at `holders` of the clients."""
+    pooled = moved_by_adam(10, 500, 20)
+    received = torch.zeros(5, LAYOUT.size, dtype=torch.float64)
+    rows = received.clone()
+    LAYOUT.views(rows)["residual"][:holders] = moved_by_adam(10 // holders, 100, 80)
+    summed = rows.clone()
+    for combining, found in (("rescaled", rows), ("sum", summed)):
+        everyone = cohort_of(np.ones(5, bool))
+        ItemSums(LAYOUT, combining).combine_(found, Mixing(np.full((5, 5), 0.2)), everyone, received)
+    assert LAYOUT.views(rows)["residual"].flatten().tolist() == pytest.approx([pooled] * 5 * ITEMS * WIDTH, rel=0.02)
+    shorter = float(LAYOUT.views(summed)["residual"][0, 0, 0]) / pooled
+    assert shorter == pytest.approx((holders / 5) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("combining", ["sum", "rescaled"])
+def test_who_takes_from_nobody_keeps_every_bit(combining):
     received, rows, _, present = trained(5, 3)
     rows, received = rows.float(), received.float()
     kept = rows.clone()
-    ItemSums(LAYOUT).combine_(rows, Mixing(np.eye(3)), cohort_of(present), received)
+    ItemSums(LAYOUT, combining).combine_(rows, Mixing(np.eye(3)), cohort_of(present), received)
     assert torch.equal(rows, kept)
 
 
 def test_where_nobody_has_trained_nothing_changes():
     received, rows, matrix, _ = trained(6, 3)
     kept = rows.clone()
-    ItemSums(LAYOUT).combine_(rows, Mixing(matrix), cohort_of(np.zeros(3, bool)), received)
+    ItemSums(LAYOUT, "sum").combine_(rows, Mixing(matrix), cohort_of(np.zeros(3, bool)), received)
     assert torch.equal(rows, kept)
 
 
@@ -149,16 +196,20 @@ def test_a_layout_without_shared_tables_needs_no_sums():
 def test_sums_need_the_rows_before_training():
     _received, rows, matrix, present = trained(9, 3)
     with pytest.raises(ValueError, match="before training"):
-        ItemSums(LAYOUT).combine_(rows, Mixing(matrix), cohort_of(present))
+        ItemSums(LAYOUT, "sum").combine_(rows, Mixing(matrix), cohort_of(present))
 
 
-def trained_by_hand(members, rows, number, rounds):
-    """Whole rows [P] of clients that train the vectors of their own items only."""
-    places = [Place(5, member.info.name, number, (number - 1) / rounds) for member in members]
-    return [
-        train_locally(member._backbone, member.row(row), member._examples, tiny.TRAINING, place, own_items=True).row
-        for member, row, place in zip(members, rows, places, strict=True)
-    ]
+def trained_by_hand(members, rows, number, rounds, moments):
+    """Whole rows [P] of clients that train the vectors of their own items only, and go on from `moments`, by client's name."""
+    found = []
+    for member, row in zip(members, rows, strict=True):
+        name = member.info.name
+        place = Place(5, name, number, (number - 1) / rounds)
+        own = {"own_items": True, "moments": moments.get(name)}
+        result = train_locally(member._backbone, member.row(row), member._examples, tiny.TRAINING, place, **own)
+        moments[name] = result.moments
+        found.append(result.row)
+    return found
 
 
 def test_rounds_train_own_items_and_sum_what_was_learnt_since_the_received_rows():
@@ -167,13 +218,14 @@ def test_rounds_train_own_items_and_sum_what_was_learnt_since_the_received_rows(
     coordinator.run()
     for member in members:
         member.private = torch.zeros_like(member.private)  # the bias, as at the start
+    moments = {}
     for record in coordinator.progress.history:
-        whole = trained_by_hand(members, rows, record.round, rounds=2)
+        whole = trained_by_hand(members, rows, record.round, rounds=2, moments=moments)
         for member, row in zip(members, whole, strict=True):
             member.private = row[rows.shape[1] :].clone()
         trained = torch.stack([row[: rows.shape[1]] for row in whole])
         mixing, everyone = Mixing(np.array(record.mixing)), cohort_of(np.ones(len(rows), bool))
-        ItemSums(members[0]._backbone.layout).combine_(trained, mixing, everyone, rows)
+        ItemSums(members[0]._backbone.layout, "sum").combine_(trained, mixing, everyone, rows)
         rows = trained
     torch.testing.assert_close(coordinator.bank.rows, rows)
 
@@ -181,7 +233,7 @@ def test_rounds_train_own_items_and_sum_what_was_learnt_since_the_received_rows(
 def test_at_alpha_zero_everybody_trains_own_items_alone():
     coordinator, members = tiny.federation(None, strategy=Pplr(items="sum", alpha=0), rounds=1)
     rows = coordinator.bank.rows.clone()
-    whole = trained_by_hand(members, rows, 1, rounds=1)
+    whole = trained_by_hand(members, rows, 1, rounds=1, moments={})
     coordinator.run()
     assert torch.equal(coordinator.bank.rows, torch.stack([row[: rows.shape[1]] for row in whole]))
 
@@ -207,7 +259,7 @@ def test_who_keeps_nearly_to_itself_is_nearly_alone():
     received, rows, _, present = trained(5, 4)
     alone = rows.clone()
     matrix = np.full((4, 4), 1e-9) + np.eye(4) * (1 - 4e-9)
-    ItemSums(LAYOUT).combine_(rows, Mixing(matrix), cohort_of(present), received)
+    ItemSums(LAYOUT, "sum").combine_(rows, Mixing(matrix), cohort_of(present), received)
     for name in ("residual", "offset"):
         found, before, own = (LAYOUT.views(each)[name] for each in (rows, received, alone))
         moved = own != before
@@ -220,7 +272,7 @@ def test_weights_beyond_single_precision_are_weights(weight):
     rows = received.clone()
     LAYOUT.views(rows)["residual"][2, 5] = 1.5
     matrix = np.array([[0.5, 0.5, weight], [0.5, 0.5, 0], [0, 0, 1.0]])
-    ItemSums(LAYOUT).combine_(rows, Mixing(matrix), cohort_of(np.ones(3, bool)), received)
+    ItemSums(LAYOUT, "sum").combine_(rows, Mixing(matrix), cohort_of(np.ones(3, bool)), received)
     assert rows.isfinite().all()
     found = LAYOUT.views(rows)["residual"][:, 5]
     assert found[1].tolist() == [0.0] * WIDTH
@@ -234,5 +286,5 @@ def test_sums_are_asked_for_with_any_similarity():
 
 
 def test_ranks_are_shared_by_component_beside_sums_and_not_beside_products():
-    assert ItemSums(LAYOUT).by_matrix
+    assert ItemSums(LAYOUT, "sum").by_matrix
     assert not Pplr(products=True).aggregator(LAYOUT, torch.zeros(LAYOUT.shared)).by_matrix

@@ -24,7 +24,7 @@ class Ditto(Strategy):
         ge=0,
         le=1e6,
         description="lambda: strength of the pull on personal rows, 0 or more; with 0 clients are measured as under "
-        "`local`, and the larger it is, the closer to `fedavg`.",
+        "`local`, and the larger it is, up to about 1, the closer to `fedavg`.",
     )
 
     @property

@@ -36,8 +36,8 @@ class Pplr(Strategy):
     A client that was away from the start holds the mean of the others. After its first round it gets the mix of the
     others by s_ci, and the others get nothing of it yet; from then on it is one of them.
 
-    With similarity "parameters" and items "mean" the method is the paper's. By default updates are compared, and trained
-    vectors of items, where a backbone has them, add up. The options from `temperature` to `clip` are ours too, and change D
+    With similarity "parameters" and items "mean" the method is the paper's. By default updates are compared, and what is
+    learnt of items, where a backbone trains vectors of them, adds up (`ItemSums`). The options from `temperature` to `clip` are ours too, and change D
     as follows, in this order: s is
     raised to 1 / temperature, with the sum over the others kept; w is 1 without `speed`; every column i of d is multiplied
     by n_i where `by_size`; the diagonal of D is raised to `self_weight`, at the others' cost in proportion; with `clip`,
@@ -87,11 +87,12 @@ class Pplr(Strategy):
         "of its distances: robust against false rows; absent: no limit.",
     )
     products: bool = Field(False, description="Mix the adapters' products, as `product` does, not their factors.")
-    items: Literal["mean", "submodel", "sum"] = Field(
-        "sum",
+    items: Literal["mean", "submodel", "sum", "rescaled"] = Field(
+        "rescaled",
         description="Trained vectors of items (backbone.residual): each client trains those of its own items only, and what "
-        "clients have learnt of an item adds up (sum) or is averaged over those who have it (submodel: FedSubAvg); or they are "
-        "trained and mixed by D as everything else (mean: the paper).",
+        "clients have learnt of an item adds up and is stretched for items that few of them have (rescaled), adds up (sum), or is "
+        "averaged over those who have it (submodel: FedSubAvg); or they are trained and mixed by D as everything else (mean: the "
+        "paper).",
     )
 
     @property
@@ -127,7 +128,7 @@ class Pplr(Strategy):
         """
         tables = [] if self.items == "mean" else item_tables(layout)
         products = ProductMean(layout, "strategy.products = true", apart=tables) if self.products else None
-        return ItemSums(layout, products, adding=self.items == "sum") if tables else products
+        return ItemSums(layout, self.items, products) if self.items != "mean" and tables else products
 
     def mixing(self, cohort: Cohort) -> Mixing:
         """Return D; an absent client keeps its row and gives nothing to the others."""
