@@ -188,8 +188,8 @@ seed = [1, 2]
 clients = {{ kind = "random", count = 2 }}
 [axes.clients.three]
 clients = {{ kind = "random", count = 3 }}
-[axes.strategy.pplr]
-strategy.kind = "pplr"
+[axes.strategy."pplr, items added up"]
+strategy = {{ kind = "pplr", items = "sum" }}
 [axes.strategy.fedavg]
 strategy.kind = "fedavg"
 """
@@ -210,7 +210,7 @@ strategy.kind = "fedavg"
     for line, two in zip(lines[2:], (True, False), strict=True):
         cells_of = [part.strip() for part in line.split("|")[1:-1]]
         assert cells_of[1] == "1", "fedavg has two seeds, pplr one"
-        pplr_first, fedavg = (found[two, strategy, "1"] for strategy in ("pplr", "fedavg"))
+        pplr_first, fedavg = (found[two, strategy, "1"] for strategy in ("pplr, items added up", "fedavg"))
         assert cells_of[2].startswith(f"{pplr_first:.4f} / ")
         assert cells_of[3].startswith(f"{fedavg:.4f} / ")
         assert cells_of[4].strip("*").startswith(f"{pplr_first - fedavg:+.4f} [")

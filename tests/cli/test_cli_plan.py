@@ -76,7 +76,7 @@ def test_a_configuration_says_what_is_planned(cli, shop):
     assert 0 < reading["common"] < reading["prompt"]
     assert 1 < reading["title"] < 32
     assert len(document["choices"]) == 2
-    assert document["choices"][1]["client"]["memory"]["adapters"] == 16 * 3 * (4 * (16 + 16) + 4 * (16 + 8))
+    assert document["choices"][1]["client"]["memory"]["adapters"] == 24 * 3 * (4 * (16 + 16) + 4 * (16 + 8))
     other = json.loads(cli("plan", "--config", shop, *QUICK, "--codec", "float32", "--top", "1", "--json").stdout)
     assert (other["codec"], other["top"], len(other["choices"])) == ("float32", 1, 3)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import pplr
+import tiny
 from pplr.errors import ConfigError
 from pplr.models.layout import Layout, ParameterSpec, kaiming, normal
 from pplr.models.peft_format import import_adapter
@@ -39,7 +40,7 @@ LAYOUT = Layout(
 def run(files, folder, strategy, kind="generative", **adapter):
     config = configuration(files, kind, strategy=strategy, **SMALL)
     backbone = config.backbone.model_copy(update={"adapter": type(config.backbone.adapter)(**adapter)})
-    config = config.model_copy(update={"backbone": backbone})
+    config = config.model_copy(update={"backbone": backbone, "training": tiny.afresh(config.training)})
     return pplr.run(config, folder).metrics
 
 
@@ -135,7 +136,8 @@ def test_a_round_of_low_ranks_alone_takes_no_rank_from_the_others(files, tmp_pat
     sections = {**SMALL, "federation": {"rounds": 3, "joins": {"shop-1": 2, "shop-2": 2}}}
     config = configuration(files, "generative", strategy={"kind": strategy}, **sections)
     adapter = config.backbone.adapter.model_copy(update={"rank": 4, "ranks": {"shop-0": 1}})
-    config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"adapter": adapter})})
+    backbone = config.backbone.model_copy(update={"adapter": adapter})
+    config = config.model_copy(update={"backbone": backbone, "training": tiny.afresh(config.training)})
     pplr.run(config, tmp_path / "run")
     found = {name: components(adapter) for name, adapter in adapters(tmp_path / "run").items()}
     assert found == {"shop-0": {0}, "shop-1": {0, 1, 2, 3}, "shop-2": {0, 1, 2, 3}}
@@ -170,7 +172,8 @@ def test_nobody_has_more_than_its_rank_under_any_strategy(files, tmp_path, kind)
 def test_rows_without_training_have_their_ranks_too(files, tmp_path):
     config = configuration(files, "generative", **{**SMALL, "federation": {"rounds": 0}})
     adapter = config.backbone.adapter.model_copy(update={"rank": 4, "ranks": {"shop-0": 2}})
-    config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"adapter": adapter})})
+    backbone = config.backbone.model_copy(update={"adapter": adapter})
+    config = config.model_copy(update={"backbone": backbone, "training": tiny.afresh(config.training)})
     pplr.run(config, tmp_path / "run")
     for name, rank in (("shop-0", 2), ("shop-1", 4)):
         factors = [f for key, f in adapters(tmp_path / "run")[name].items() if "lora_A" in key]
@@ -207,7 +210,8 @@ def test_the_audit_log_says_to_what_rows_were_cut(files, tmp_path):
 def test_a_run_with_ranks_goes_on_where_it_was_stopped(files, tmp_path):
     config = configuration(files, "generative", strategy={"kind": "product"}, **SMALL)
     adapter = config.backbone.adapter.model_copy(update={"ranks": {"shop-1": 2}})
-    config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"adapter": adapter})})
+    backbone = config.backbone.model_copy(update={"adapter": adapter})
+    config = config.model_copy(update={"backbone": backbone, "training": tiny.afresh(config.training)})
     pplr.run(config, tmp_path / "straight")
     run_interrupted(config, tmp_path / "broken")
     pplr.run(config, tmp_path / "broken", resume=True)

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 import pplr
+import tiny
 from pplr.errors import RunError
 from pplr.report.comparison import compare_runs
 from pplr.runner import evaluate_run
@@ -53,7 +54,8 @@ def test_lower_ranks_and_a_later_client_are_the_same_over_silos(files: Path, tmp
         training={"epochs": 1, "batch_tokens": 3000, "max_examples": 30}, evaluation={"max_users": 5, "baselines": False},
     )  # fmt: skip
     adapter = config.backbone.adapter.model_copy(update={"rank": 4, "ranks": {"shop-1": 2, "shop-2": 1}})
-    config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"adapter": adapter})})
+    backbone = config.backbone.model_copy(update={"adapter": adapter})
+    config = config.model_copy(update={"backbone": backbone, "training": tiny.afresh(config.training)})
     whole = pplr.run(config, tmp_path / "whole")
     result = run_on_one_machine(config, "flower", tmp_path / "run")
     assert_numbers_agree(result.folder, whole.folder, rel=1e-6)
