@@ -56,7 +56,7 @@ def summary(fusion: Result, references: Result, sasrec: Result) -> str:
     rows = []
     for name, entry in fusion.items():
         if not (runs := [run for run in entry["runs"] if run["strategy"] == "pplr"]):
-            continue
+            raise SystemExit(f"There is no run of today's `pplr` on {name}. Make one with fusion.py.")
         beside = _references(name, references, sasrec)
         rows.append(
             [

@@ -12,7 +12,7 @@ from pplr.config import changes, config_toml, load_config, parse_config
 from pplr.config_history import as_meant
 from pplr.demo import demo_config
 from pplr.errors import ConfigError
-from pplr.federation.strategies import STRATEGIES, Local
+from pplr.federation.strategies import STRATEGIES, Local, Product
 
 
 def test_all_mistakes_are_reported_at_once_with_the_nearest_names(tmp_path):
@@ -56,6 +56,17 @@ def test_moments_are_kept_where_what_they_belong_to_is(given, moments, tmp_path)
     config = parse_config({"data": demo, "backbone": {"kind": "encoder"}} | given, tmp_path)
     assert config.training.moments == moments
     assert f'moments = "{moments}"' in config_toml(config)
+
+
+def test_a_copy_with_what_is_made_anew_starts_afresh_too(tmp_path):
+    config = parse_config({"data": {"demo": "movietweetings"}, "backbone": {"kind": "encoder"}}, tmp_path)
+    adapter = config.backbone.adapter.model_copy(update={"ranks": {"client-0": 4}})
+    ranks = {"backbone": config.backbone.model_copy(update={"adapter": adapter})}
+    for update in ({"strategy": Product()}, ranks):
+        copied = config.model_copy(update=update)
+        assert (config.training.moments, copied.training.moments) == ("kept", "fresh")
+        (tmp_path / "config.toml").write_text(config_toml(copied))
+        assert load_config(tmp_path / "config.toml") == copied
 
 
 @pytest.mark.parametrize("damaged", [{"training": 3}, {"strategy": "pplr"}, {"backbone": []}])

@@ -32,7 +32,7 @@ def nested(name, value):
         ("federation.rounds", [-1, True]),
         ("federation.patience", [0]),
         ("federation.participation", [0, -1, 0.0, -0.5, 1.01, 2.0, True, False, "half", float("nan"), float("inf")]),
-        ("training.epochs", [0]),
+        ("training.epochs", [0, -1, 0.009, 1000.5, 1001, True, float("nan"), float("inf"), "half"]),
         ("training.learning_rate", [0, -1e-3, float("nan"), float("inf"), 2]),
         ("training.weight_decay", [-0.1, float("nan")]),
         ("training.item_rate", [0, -1, 101, float("nan")]),
@@ -66,11 +66,15 @@ def test_what_cannot_be_is_refused_in_one_sentence_that_names_the_key(key, value
         ("evaluation.ks", [[1], [5, 100_000]]),
         ("federation.participation", [1, 7, 1.0, 0.001]),
         ("seed", [0, 2**63]),
+        ("training.epochs", [0.01, 0.25, 1, 1.5, 1000]),
     ],
 )
 def test_what_can_be_is_taken(key, values, tmp_path):
     for value in values:
-        parse_config(nested(key, value), tmp_path)
+        found = parse_config(nested(key, value), tmp_path).model_dump()
+        for part in key.split("."):
+            found = found[part]
+        assert found == (tuple(value) if isinstance(value, list) else value)
 
 
 @pytest.mark.parametrize(

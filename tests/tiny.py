@@ -181,11 +181,6 @@ MEASURING = Measuring(ks=(5, 10), max_users=None, mask_history=True, select_by="
 TRAINING = TrainingSettings(epochs=1, learning_rate=0.02, batch_tokens=40, warmup_steps=2)
 
 
-def afresh(training: TrainingSettings) -> TrainingSettings:
-    """Training whose optimiser starts afresh in every round, as that of adapters that are made anew has to."""
-    return training.model_copy(update={"moments": "fresh"})
-
-
 def federation(
     folder: Path | None,
     *,

@@ -195,6 +195,13 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _starts_afresh_what_is_made_anew(self) -> Self:
+        return self._afresh()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other values, which pydantic does not check; what has to start afresh does so in it too."""
+        return super().model_copy(update=update, deep=deep)._afresh()
+
+    def _afresh(self) -> Self:
         if self.training.moments == "kept" and self._made_anew:
             afresh = self.training.model_copy(update={"moments": "fresh"})
             # A configuration is frozen, but while it is made: a run's folder has to say what was done.

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import pplr
-import tiny
 from pplr.errors import ConfigError
 from pplr.models.layout import Layout, ParameterSpec, kaiming, normal
 from pplr.models.peft_format import import_adapter
@@ -40,7 +39,7 @@ LAYOUT = Layout(
 def run(files, folder, strategy, kind="generative", **adapter):
     config = configuration(files, kind, strategy=strategy, **SMALL)
     backbone = config.backbone.model_copy(update={"adapter": type(config.backbone.adapter)(**adapter)})
-    config = config.model_copy(update={"backbone": backbone, "training": tiny.afresh(config.training)})
+    config = config.model_copy(update={"backbone": backbone})
     return pplr.run(config, folder).metrics
 
 
@@ -137,7 +136,7 @@ def test_a_round_of_low_ranks_alone_takes_no_rank_from_the_others(files, tmp_pat
     config = configuration(files, "generative", strategy={"kind": strategy}, **sections)
     adapter = config.backbone.adapter.model_copy(update={"rank": 4, "ranks": {"shop-0": 1}})
     backbone = config.backbone.model_copy(update={"adapter": adapter})
-    config = config.model_copy(update={"backbone": backbone, "training": tiny.afresh(config.training)})
+    config = config.model_copy(update={"backbone": backbone})
     pplr.run(config, tmp_path / "run")
     found = {name: components(adapter) for name, adapter in adapters(tmp_path / "run").items()}
     assert found == {"shop-0": {0}, "shop-1": {0, 1, 2, 3}, "shop-2": {0, 1, 2, 3}}
@@ -173,7 +172,7 @@ def test_rows_without_training_have_their_ranks_too(files, tmp_path):
     config = configuration(files, "generative", **{**SMALL, "federation": {"rounds": 0}})
     adapter = config.backbone.adapter.model_copy(update={"rank": 4, "ranks": {"shop-0": 2}})
     backbone = config.backbone.model_copy(update={"adapter": adapter})
-    config = config.model_copy(update={"backbone": backbone, "training": tiny.afresh(config.training)})
+    config = config.model_copy(update={"backbone": backbone})
     pplr.run(config, tmp_path / "run")
     for name, rank in (("shop-0", 2), ("shop-1", 4)):
         factors = [f for key, f in adapters(tmp_path / "run")[name].items() if "lora_A" in key]
@@ -211,7 +210,7 @@ def test_a_run_with_ranks_goes_on_where_it_was_stopped(files, tmp_path):
     config = configuration(files, "generative", strategy={"kind": "product"}, **SMALL)
     adapter = config.backbone.adapter.model_copy(update={"ranks": {"shop-1": 2}})
     backbone = config.backbone.model_copy(update={"adapter": adapter})
-    config = config.model_copy(update={"backbone": backbone, "training": tiny.afresh(config.training)})
+    config = config.model_copy(update={"backbone": backbone})
     pplr.run(config, tmp_path / "straight")
     run_interrupted(config, tmp_path / "broken")
     pplr.run(config, tmp_path / "broken", resume=True)

@@ -17,6 +17,7 @@ def test_plotly_accepts_every_figure(build_run, clients):
     metrics = read_metrics(build_run(clients=clients, users=1200, rounds=3))
     names = shown_clients(metrics, "ndcg@10")
     figures = [*quality(metrics).values(), *over_rounds(metrics, names, "ndcg@10").values()]
+    assert len(figures) > 1
     for figure in [*figures, *strategy_curves(metrics, names).values()]:
         go.Figure(figure)  # an unknown property or value is an error
         json.dumps(figure, allow_nan=False)

@@ -130,10 +130,10 @@ def train_locally(
     watch = _Stopwatch(backbone.device)
     factors = backbone.rate_factors(examples, settings.item_rate, own_items)
     optimiser = RowOptimiser(backbone.layout, row, settings.weight_decay, pull, factors)
-    goes_on = bool(moments) and settings.moments == "kept"
-    if moments and goes_on:
-        optimiser.take_up(moments)
-    warmup = 1 if goes_on and not isinstance(settings.epochs, int) else max(settings.warmup_steps, 1)
+    kept = moments if settings.moments == "kept" else None
+    if kept:
+        optimiser.take_up(kept)
+    warmup = 1 if kept and not isinstance(settings.epochs, int) else max(settings.warmup_steps, 1)
     trained = optimiser.row
     schedule = _plan(examples.lengths, settings, place)
     rate = settings.learning_rate * _course(settings, place.progress)
