@@ -39,7 +39,10 @@ LAYOUT = Layout(
 def run(files, folder, strategy, kind="generative", **adapter):
     config = configuration(files, kind, strategy=strategy, **SMALL)
     backbone = config.backbone.model_copy(update={"adapter": type(config.backbone.adapter)(**adapter)})
-    config = config.model_copy(update={"backbone": backbone})
+    training = config.training.model_copy(
+        update={"moments": "fresh"}
+    )  # as with ranks, so that runs without are comparable
+    config = config.model_copy(update={"backbone": backbone, "training": training})
     return pplr.run(config, folder).metrics
 
 

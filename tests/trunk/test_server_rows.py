@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trunk_rows import CLIENTS, LAYOUT, fresh_rows, train
 
-from pplr.errors import CheckpointError, RunError
+from pplr.errors import RunError
 from pplr.models.bank import AdapterBank
 from pplr.models.layout import Layout, ParameterSpec, kaiming
 from pplr.training.optimiser import Pull, RowOptimiser
-from pplr.trunk.control import DirectControl
 from pplr.trunk.rows import ServerRows
-from pplr.trunk.store import StateFolder
-
-LAYOUT = Layout([ParameterSpec("a", (2, 3), kaiming), ParameterSpec("b", (4,), kaiming)])
-CLIENTS = ("ada", "bob", "cyd")
-
-
-def _rows(weight_decay: float = 0.0) -> ServerRows:
-    return ServerRows(LAYOUT, CLIENTS, LAYOUT.initial_row(1), weight_decay)
-
-
-def _gradient(client: str, step: int) -> torch.Tensor:
-    seed = CLIENTS.index(client) * 100 + step
-    return torch.randn(LAYOUT.size, generator=torch.Generator().manual_seed(seed))
-
-
-def _train(rows: ServerRows, client: str, steps: int, start: int = 0) -> None:
-    for step in range(start, steps):
-        rows.training(client).row.gradient.add_(_gradient(client, step))
-        rows.step(client, step + 1, 0.1, 0.5)
 
 
 @settings(max_examples=20, deadline=None)
@@ -41,7 +20,7 @@ def _train(rows: ServerRows, client: str, steps: int, start: int = 0) -> None:
 def test_gram_matrices_and_mixing_of_two_places_are_those_of_the_whole(seed: int, updates: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     before, after = torch.randn(2, 3, 15, generator=generator)
-    server = _rows()
+    server = fresh_rows()
     server.bank.rows.copy_(before[:, 5:])
     server.begin_round(1)
     server.bank.rows.copy_(after[:, 5:])
@@ -60,10 +39,10 @@ def test_gram_matrices_and_mixing_of_two_places_are_those_of_the_whole(seed: int
 
 
 def test_a_client_trains_its_own_row_only_and_it_counts_when_finished() -> None:
-    rows = _rows()
+    rows = fresh_rows()
     rows.begin_round(1)
     before = rows.bank.rows.clone()
-    _train(rows, "bob", 3)
+    train(rows, "bob", 3)
     assert torch.equal(rows.bank.rows, before)
     rows.finish("bob")
     changed = (rows.bank.rows != before).any(dim=1).tolist()
@@ -72,9 +51,9 @@ def test_a_client_trains_its_own_row_only_and_it_counts_when_finished() -> None:
 
 
 def test_a_step_is_taken_once_and_none_is_left_out() -> None:
-    rows = _rows()
+    rows = fresh_rows()
     rows.begin_round(1)
-    _train(rows, "ada", 2)
+    train(rows, "ada", 2)
     values = rows.training("ada").row.values.clone()
     rows.step("ada", 2, 0.1, 0.5)  # asked for again, after its answer was lost
     assert torch.equal(rows.training("ada").row.values, values)
@@ -84,191 +63,32 @@ def test_a_step_is_taken_once_and_none_is_left_out() -> None:
 
 
 def test_training_goes_on_bit_for_bit_after_a_restart() -> None:
-    straight = _rows(0.1)
+    straight = fresh_rows(0.1)
     straight.begin_round(1)
-    _train(straight, "ada", 6)
+    train(straight, "ada", 6)
     straight.finish("ada")
-    first = _rows(0.1)
+    first = fresh_rows(0.1)
     first.begin_round(1)
     saved = {name: value.clone() for name, value in first.state().items()}
-    _train(first, "ada", 4)
+    train(first, "ada", 4)
     training = {name: value.clone() for name, value in first.training_state("ada").items()}
     second = ServerRows(LAYOUT, CLIENTS, torch.zeros(LAYOUT.size), 0.1)
     second.restore(saved, 0)
     second.begin_round(1)
     second.restore_training("ada", training, 4)
-    _train(second, "ada", 6, start=4)
+    train(second, "ada", 6, start=4)
     second.finish("ada")
     assert torch.equal(second.bank.rows, straight.bank.rows)
 
 
-def _copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in state.items()}
-
-
-def _keeping() -> ServerRows:
-    return ServerRows(LAYOUT, CLIENTS, LAYOUT.initial_row(1), 0.1, keep_moments=True)
-
-
-def _after_round_1() -> ServerRows:
-    rows = _keeping()
-    rows.begin_round(1)
-    for client in CLIENTS:
-        _train(rows, client, 2)
-        rows.finish(client)
-    rows.mix(torch.full((3, 3), 1 / 3), 1)
-    return rows
-
-
-def _round_2(rows: ServerRows, client: str = "ada") -> torch.Tensor:
-    """Train in round 2 from its beginning, and return the row."""
-    rows.start(client, 2)
-    _train(rows, client, 3)
-    rows.finish(client)
-    return rows.row(client).clone()
-
-
-def _stepped(optimiser: RowOptimiser, steps: int) -> RowOptimiser:
-    for step in range(steps):
-        optimiser.zero()
-        optimiser.row.gradient.add_(_gradient("ada", step))
-        optimiser.step(0.1, 0.5)
-    return optimiser
-
-
-def test_one_process_goes_back_to_newest_rounds_and_to_the_beginning_and_keeps_no_others() -> None:
-    rows = _rows()
-    control, after = DirectControl(rows), {0: rows.bank.rows.clone()}
-    for number in range(1, 7):
-        control.begin_round(number)
-        _train(rows, "ada", 1)
-        rows.finish("ada")
-        control.mix(torch.eye(3), number)
-        control.save(number)
-        after[number] = rows.bank.rows.clone()
-    for number in (0, 4, 5, 6):
-        control.restore(number)
-        assert torch.equal(rows.bank.rows, after[number])
-    with pytest.raises(CheckpointError, match="after round 3 were not kept"):
-        control.restore(3)
-    control.restore(0)
-    control.save(1)
-    control.restore(1)
-    assert torch.equal(rows.bank.rows, after[0])
-    with pytest.raises(CheckpointError, match="after round 6 were not kept"):
-        control.restore(6)
-
-
-def test_a_server_that_went_back_keeps_what_comes_then_and_nothing_of_the_course_that_was_given_up(
-    tmp_path: Path,
-) -> None:
-    rows, folder = _rows(), StateFolder(tmp_path)
-    for number in range(7):
-        folder.save_round(rows, number)
-    folder.save_round(rows, 1)
-    assert sorted(path.name for path in (tmp_path / "rounds").iterdir()) == ["round-0000", "round-0001"]
-
-
-def test_kept_moments_go_on_from_the_round_before() -> None:
-    rows = _after_round_1()
-    first = _stepped(RowOptimiser(LAYOUT, LAYOUT.initial_row(1), 0.1), 2)
-    second = RowOptimiser(LAYOUT, rows.row("ada"), 0.1)
-    second.take_up(first.moments())
-    expected = _stepped(second, 3).row.values
-    rows.begin_round(2)
-    assert torch.equal(_round_2(rows), expected)
-    assert torch.equal(_round_2(rows), expected), "a round that is trained again starts where it started"
-    fresh = _rows(0.1)
-    fresh.bank.rows.copy_(_after_round_1().bank.rows)
-    fresh.begin_round(2)
-    assert not torch.equal(_round_2(fresh), expected)
-
-
-@pytest.mark.parametrize("when", ["after round 1", "midst of round 2", "after a training in round 2"])
-def test_kept_moments_outlive_a_restart_at_any_moment(when: str) -> None:
-    rows = _after_round_1()
-    saved = _copied(rows.state())
-    rows.begin_round(2)
-    whole = _copied(rows.whole_state())
-    expected = _round_2(rows)
-    trained = _copied(rows.client_state("ada"))
-    again = _keeping()
-    if when == "after round 1":
-        again.restore(saved, 1)
-        again.begin_round(2)
-    else:
-        again.restore_whole(whole, 2, mixed=1)
-    if when == "after a training in round 2":
-        again.restore_client("ada", trained, 3)
-        assert torch.equal(again.row("ada"), expected)
-        again.restore_whole(_copied(again.whole_state()), 2, mixed=1)
-    else:
-        assert torch.equal(_round_2(again), expected)
-    for one in (rows, again):
-        one.begin_round(3)
-        one.start("ada", 3)
-        _train(one, "ada", 1)
-    assert torch.equal(again.training("ada").row.values, rows.training("ada").row.values)
-
-
-def test_a_server_that_begins_afresh_takes_no_moments_and_one_that_keeps_them_refuses_those_of_another_model() -> None:
-    state = _after_round_1().state()
-    afresh = _rows(0.1)
-    afresh.restore(state, 1)
-    assert not [name for name in afresh.state() if name.startswith("moments.")]
-    with pytest.raises(RunError, match="do not fit client ada"):
-        _keeping().restore(state | {"moments.exp_avg/ada": torch.zeros(2)}, 1)
-    with pytest.raises(RunError, match="do not fit client bob"):
-        _keeping().restore({name: value for name, value in state.items() if name != "moments.step/bob"}, 1)
-    again = _keeping()
-    again.restore(state | {"moments.exp_avg/eve": torch.zeros(2)}, 1)
-    assert not [name for name in again.state() if name.endswith("/eve")]
-
-
-def test_kept_moments_are_on_the_disk_of_the_server(tmp_path: Path) -> None:
-    rows, folder = _after_round_1(), StateFolder(tmp_path)
-    folder.save_round(rows, 1)
-    rows.begin_round(2)
-    folder.save_all(rows)
-    expected = _round_2(rows)
-    folder.save_client(rows, "ada")
-    again = _keeping()
-    StateFolder(tmp_path).load(again)
-    assert torch.equal(again.row("ada"), expected)
-    for one in (rows, again):
-        one.begin_round(3)
-        one.start("ada", 3)
-        _train(one, "ada", 1)
-    assert torch.equal(again.training("ada").row.values, rows.training("ada").row.values)
-    back = _keeping()
-    StateFolder(tmp_path).restore_round(back, 1)
-    back.begin_round(2)
-    assert torch.equal(_round_2(back), expected)
-
-
-def test_moments_of_a_training_that_did_not_count_are_forgotten() -> None:
-    rows, absent = _after_round_1(), _after_round_1()
-    for one in (rows, absent):
-        one.begin_round(2)
-    _round_2(rows)
-    rows.leave_out(["ada"], 2)
-    for one in (rows, absent):
-        one.begin_round(3)
-        one.start("ada", 3)
-        _train(one, "ada", 1)
-    assert torch.equal(rows.training("ada").row.values, absent.training("ada").row.values)
-    rows.forget(["ada"])
-    assert not [name for name in rows.whole_state() if name.endswith("/ada")]
-
-
 def test_best_rows_outlive_mixing_and_a_restart() -> None:
-    rows = _rows()
+    rows = fresh_rows()
     rows.keep("cyd")
     best = rows.row("cyd", best=True).clone()
     rows.begin_round(3)
     rows.mix(torch.full((3, 3), 0.5), 3)
     assert not torch.equal(rows.row("cyd"), best)
-    again = _rows()
+    again = fresh_rows()
     again.restore(rows.state(), 3)
     assert torch.equal(again.row("cyd", best=True), best)
     assert torch.equal(again.row("cyd"), rows.row("cyd"))
@@ -278,18 +98,18 @@ def test_best_rows_outlive_mixing_and_a_restart() -> None:
 
 
 def test_a_new_round_begins_afresh() -> None:
-    rows = _rows()
+    rows = fresh_rows()
     rows.begin_round(1)
-    _train(rows, "ada", 2)
+    train(rows, "ada", 2)
     rows.begin_round(1)  # the round is trained again: what was not finished is gone
     assert rows.steps("ada") == 0
     assert torch.equal(rows.training("ada").row.values, rows.row("ada"))
 
 
 def test_rows_are_mixed_once_a_round_and_only_in_theirs() -> None:
-    rows = _rows()
+    rows = fresh_rows()
     rows.begin_round(1)
-    _train(rows, "ada", 2)
+    train(rows, "ada", 2)
     rows.finish("ada")
     mixing = torch.softmax(torch.randn(3, 3, generator=torch.Generator().manual_seed(1)), dim=1)
     rows.mix(mixing, 1)
@@ -301,13 +121,13 @@ def test_rows_are_mixed_once_a_round_and_only_in_theirs() -> None:
 
 
 def test_a_client_starts_again_from_what_it_received() -> None:
-    rows = _rows()
+    rows = fresh_rows()
     rows.begin_round(1)
-    _train(rows, "ada", 2)
+    train(rows, "ada", 2)
     rows.finish("ada")
     trained = rows.row("ada").clone()
     rows.start("ada", 1)  # its update was lost, so it trains again
-    _train(rows, "ada", 2)
+    train(rows, "ada", 2)
     rows.finish("ada")
     assert torch.equal(rows.row("ada"), trained)
     with pytest.raises(RunError, match="wants to train in round 2, but round 1 is on"):
@@ -315,10 +135,10 @@ def test_a_client_starts_again_from_what_it_received() -> None:
 
 
 def test_parameters_are_those_in_training_until_it_is_finished() -> None:
-    rows = _rows()
+    rows = fresh_rows()
     rows.begin_round(1)
     rows.keep("ada")
-    _train(rows, "ada", 1)
+    train(rows, "ada", 1)
     training = rows.training("ada").row.values.detach().clone()
     assert torch.equal(rows.parameters("ada")["b"], training[6:])
     assert torch.equal(rows.parameters("ada", best=True)["b"], rows.row("ada")[6:])
@@ -326,7 +146,7 @@ def test_parameters_are_those_in_training_until_it_is_finished() -> None:
 
 
 def test_what_does_not_belong_is_refused() -> None:
-    rows = _rows()
+    rows = fresh_rows()
     with pytest.raises(RunError, match=r"no client 'adda' on this server.* 'ada'"):
         rows.training("adda")
     with pytest.raises(RunError, match="No round has begun"):
@@ -334,7 +154,7 @@ def test_what_does_not_belong_is_refused() -> None:
     state = rows.state()
     del state["row/bob"]
     with pytest.raises(RunError, match="do not fit client bob"):
-        _rows().restore(state, 1)
+        fresh_rows().restore(state, 1)
     other = ServerRows(Layout(LAYOUT.specs[:1]), CLIENTS, torch.zeros(6))
     with pytest.raises(RunError, match="do not fit client ada"):
         other.restore(rows.state(), 1)
@@ -383,14 +203,14 @@ def test_what_is_private_on_the_server_is_neither_compared_nor_mixed() -> None:
 
 
 def test_a_round_that_goes_on_without_a_client_leaves_no_trace_of_it() -> None:
-    rows, alone = _rows(), _rows()
+    rows, alone = fresh_rows(), fresh_rows()
     for one in (rows, alone):
         one.begin_round(1)
-        _train(one, "ada", 2)
+        train(one, "ada", 2)
         one.finish("ada")
-    _train(rows, "bob", 3)
+    train(rows, "bob", 3)
     rows.finish("bob")  # its answer is lost
-    _train(rows, "cyd", 1)  # and it is not done
+    train(rows, "cyd", 1)  # and it is not done
     for _ in range(2):  # the request may be sent again
         rows.leave_out(["bob", "cyd"], 1)
     assert torch.equal(rows.bank.rows, alone.bank.rows)
@@ -405,13 +225,13 @@ def test_a_round_that_goes_on_without_a_client_leaves_no_trace_of_it() -> None:
     assert torch.equal(rows.bank.rows, alone.bank.rows)
     for one in (rows, alone):
         one.begin_round(2)
-        _train(one, "bob", 1)
+        train(one, "bob", 1)
         one.finish("bob")
     assert torch.equal(rows.bank.rows, alone.bank.rows)
 
 
 def test_only_clients_of_this_round_can_be_left_out() -> None:
-    rows = _rows()
+    rows = fresh_rows()
     with pytest.raises(RunError, match="round 0 is on"):
         rows.leave_out(["bob"], 1)
     rows.begin_round(1)
