@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pplr.config_history import as_meant
+from pplr.config_history import as_meant, of_run
 from pplr.config_overrides import apply_overrides
 from pplr.config_problems import prepared, sentences
 from pplr.config_schema import written
@@ -236,12 +236,12 @@ class Config(BaseModel):
         return device
 
 
-def load_config(path: Path | str, overrides: Sequence[str] = (), *, of_run: bool = False) -> Config:
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Return the configuration in a TOML file, with `overrides` such as "training.epochs=3" applied.
 
     Relative paths in it start at the file's folder. A file that gives no name is the configuration of a run of its own
-    name: shop.toml of `shop`. With `of_run` it is one that a run has written: keys that were not there yet stand for what
-    was done then, whatever the default is now.
+    name: shop.toml of `shop`. In one that a run has written into its folder, keys that were not there yet stand for what was
+    done then, whatever the default is now.
 
     Raises:
         ConfigError: one sentence for each thing that is wrong.
@@ -264,7 +264,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), *, of_run: bool
     except tomllib.TOMLDecodeError as problem:
         raise ConfigError(f"The configuration {path} is not valid TOML: {problem}.") from problem
     problems = apply_overrides(data, overrides, Config)
-    data = as_meant(data) if of_run else data
+    data = as_meant(data) if of_run(path) else data
     try:
         config = parse_config({"name": _name_of(path), **data}, path.parent.resolve())
     except ConfigError as problem:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+MARK = "run.json"
+"""Marks a folder as a run's, and says what the run was made from; written before anything else."""
+CONFIG = "config.toml"
+"""The configuration of a run, in its folder: every key that there was."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,11 @@ _EARLIER = (
     ),
     Earlier("training", "moments", "fresh", "started optimisers afresh in every round; they go on now"),
 )
+
+
+def of_run(path: Path) -> bool:
+    """Return whether a configuration is one that a run has written, into its folder."""
+    return path.name == CONFIG and (path.parent / MARK).is_file()
 
 
 def unsaid(content: Mapping[str, Any]) -> list[Earlier]:

@@ -13,16 +13,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pplr import config_history
 from pplr.config import Config, changes, config_toml, load_config
-from pplr.config_history import unsaid
 from pplr.data.dataset import Dataset, Part
 from pplr.errors import CannotResume, CheckpointError, ConfigError, InUse, Occupied, RunError, StorageError, command
 from pplr.federation.audit_log import AUDIT_HEAD, AUDIT_LOG
 from pplr.storage import delete, make_folder, write_text
 
-MARK = "run.json"
-"""Marks a folder as a run's, and says what the run was made from; written before anything else."""
-CONFIG, EVENTS, METRICS, ROWS = "config.toml", "events.jsonl", "metrics.json", "rows.safetensors"
+MARK, CONFIG = config_history.MARK, config_history.CONFIG
+EVENTS, METRICS, ROWS = "events.jsonl", "metrics.json", "rows.safetensors"
 FUSION = "fusion.json"
 """Weights of each client's model and its own statistics, where clients have such."""
 PER_USER, EXAMPLES, REPORT = "per_user.parquet", "examples.json", "report.html"
@@ -161,7 +160,7 @@ def held(folder: Path, wait: float = 0.0, waiting: Callable[[], None] = lambda: 
 
 def _check_configuration(folder: Path, config: Config) -> None:
     try:
-        before = load_config(folder / CONFIG, of_run=True)
+        before = load_config(folder / CONFIG)
     except ConfigError as problem:
         raise CannotResume(
             f"The run in {folder} cannot be resumed, its {CONFIG} is missing or damaged: {problem} Start again with "
@@ -169,12 +168,16 @@ def _check_configuration(folder: Path, config: Config) -> None:
         ) from problem
     if not (changed := changes(before, config)):
         return
-    to_do = f"Take these changes back, resume with the run's own {folder / CONFIG}"
+    own = f"resume with the run's own {folder / CONFIG}"
+    to_do = f"Take these changes back, {own}"
     written = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if earlier := [one for one in unsaid(written) if any(line.startswith(f"{one.name}: ") for line in changed)]:
+    if earlier := [
+        one for one in config_history.unsaid(written) if any(line.startswith(f"{one.name}: ") for line in changed)
+    ]:
+        whose = "in the configuration of every party, " if of_silos(folder) else ""
         to_do = (
             f"When it was started `pplr` {', and '.join(one.was for one in earlier)}. To go on, write "
-            f"{' and '.join(map(str, earlier))}, in the configuration of every party, and take other changes back"
+            f"{' and '.join(map(str, earlier))}, {whose}and take other changes back{'' if whose else f', or {own}'}"
         )
     raise CannotResume(
         f"The run in {folder} was started with another configuration: {'; '.join(changed)}. {to_do}, or start a new run in "

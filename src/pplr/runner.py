@@ -191,7 +191,7 @@ def load_run(folder: Path) -> tuple[Config, dict[str, Tensor]]:
     if not (folder / ROWS).is_file() or not (folder / METRICS).is_file():
         raise RunError(f"The run in {folder} is not finished. {run_folder.go_on(folder)}")
     try:
-        config = load_config(folder / CONFIG, of_run=True)
+        config = load_config(folder / CONFIG)
     except ConfigError as problem:
         raise RunError(
             f"The run in {folder} is damaged: {problem} Bring the file back from a copy, or run again with --overwrite."

@@ -168,7 +168,7 @@ def read_configuration(folder: Path) -> Config:
         RunError: a record is damaged.
     """
     if not is_record(folder):
-        return load_config(folder / CONFIGURATION_FILE, of_run=True)
+        return load_config(folder / CONFIGURATION_FILE)
     record = read_record(folder)
     return parse_config({**as_meant(record.configuration), "name": record.metrics.name}, folder.parent)
 

@@ -72,7 +72,7 @@ def forget(folder: Path, silo: str, waiting: Callable[[], None] = lambda: None) 
 
 def trunk_server(folder: Path) -> str | None:
     """Return the address of the server of a run's trunk, which has a row of each silo too; None where there is none."""
-    placement = load_config(folder / CONFIG, of_run=True).placement
+    placement = load_config(folder / CONFIG).placement
     return placement.server if isinstance(placement, SplitPlacement) else None
 
 
