@@ -10,7 +10,8 @@ import pytest
 from scipy import stats
 
 from pplr.errors import ConfigError, RunError
-from pplr.report.comparison import compare_runs
+from pplr.report.comparison import Variant, compare_runs, compare_variants
+from pplr.report.comparison_figures import comparison_figures
 from pplr.report.comparison_text import markdown
 
 
@@ -84,6 +85,34 @@ def test_other_clients_leave_out_the_worst_client(build_run):
     assert "different clients" in comparison.notes[0]
     assert "different clients" in markdown(comparison)
     json.dumps(comparison.as_dict(), allow_nan=False)
+
+
+def test_where_seeds_have_other_clients_their_places_are_drawn(build_run):
+    names = ["a", "b", "c"]
+    groups = {1: names, 2: [names[2], names[0], names[1]]}
+    folders = {
+        (label, seed): build_run(f"{label}-{seed}", seed=seed, client_names=groups[seed], quality=quality)
+        for label, quality in (("one", 0.1), ("two", 0.2))
+        for seed in groups
+    }
+    variants = [Variant(label, (folders[label, 1], folders[label, 2])) for label in ("one", "two")]
+    comparison = compare_variants(variants, samples=10)
+    assert [dict(run.clients) for run in comparison.runs] == [{}, {}]
+    figures = comparison_figures(comparison)
+    assert "NDCG@10 by client" not in figures
+    bars = figures["NDCG@10 of clients, from the worst to the best"]["data"]
+    for trace, label in zip(bars, ("one", "two"), strict=True):
+        rising = [
+            pl.read_parquet(folders[label, seed] / "per_user.parquet")
+            .group_by("client")
+            .agg(pl.col("ndcg@10").mean())["ndcg@10"]
+            .sort()
+            for seed in groups
+        ]
+        assert trace["x"] == ["worst", "no. 2", "best"]
+        assert trace["y"] == pytest.approx([(one + two) / 2 for one, two in zip(*rising, strict=True)])
+    alone = [Variant(label, (folders[label, 1],)) for label in ("one", "two")]
+    assert comparison_figures(compare_variants(alone, samples=10))["NDCG@10 by client"]["data"][0]["x"] == names
 
 
 def test_users_without_a_value_are_left_out_of_both(build_run):

@@ -42,6 +42,8 @@ class ComparedRun:
             each figure, and no name where the seeds have different worst or best clients.
         worst_std: sample standard deviation of the worst client's value over seeds; None for one seed.
         clients: mean by client's name; empty where seeds have different clients, or there is no balance.
+        ranked: clients' values from the lowest to the highest, place by place the mean over seeds; empty where there is no
+            balance or seeds differ in their number.
         difference: this variant minus the first, mean over users, on the seeds of both; None for the first.
         worst_difference: this one's worst client minus the first's; None for the first, or without common clients.
     """
@@ -56,6 +58,7 @@ class ComparedRun:
     balance: Balance | None
     worst_std: float | None
     clients: Mapping[str, float]
+    ranked: tuple[float, ...]
     difference: Difference | None
     worst_difference: Difference | None
 
@@ -245,6 +248,7 @@ class _Measured:
             balance=_averaged(spreads) if spreads else None,
             worst_std=_deviation([spread.worst for spread in spreads]),
             clients=clients if one_partition else {},
+            ranked=_ranked(means),
             difference=found.get("overall"),
             worst_difference=found.get("worst_client"),
         )
@@ -284,6 +288,12 @@ def _mean(spreads: Sequence[BalanceMeasures], key: str) -> float:
 def _unpaired(variant: _Measured, first: _Measured, pairs: int) -> str:
     label, reference = variant.variant.label, first.variant.label
     return f"{label} and {reference} share {pairs} of the {len(variant.runs)} seeds of {label}: differences are over these."
+
+
+def _ranked(means: Sequence[Mapping[str, float]]) -> tuple[float, ...]:
+    """Return the values of clients, by seed and name, in rising order, averaged over seeds."""
+    rising = [np.sort([value for value in each.values() if np.isfinite(value)]) for each in means]
+    return tuple(np.mean(rising, axis=0).tolist()) if rising and len({len(each) for each in rising}) == 1 else ()
 
 
 def _averaged(spreads: Sequence[Balance]) -> Balance:

@@ -23,6 +23,8 @@ def comparison_figures(comparison: Comparison) -> dict[str, Figure]:
         found[f"{name}: overall against the worst client"] = overall_against_worst(comparison)
     if all(run.clients for run in comparison.runs):
         found[f"{name} by client"] = by_client(comparison)
+    elif any(run.ranked for run in comparison.runs):
+        found[f"{name} of clients, from the worst to the best"] = by_rank(comparison)
     records = {run.label: read_metrics(run.folders[0]).rounds for run in comparison.runs}
     for title, read in _OVER_ROUNDS.items():
         curves = {label: [read(record) for record in rounds] for label, rounds in records.items()}
@@ -60,20 +62,35 @@ def overall_against_worst(comparison: Comparison) -> Figure:
 
 def by_client(comparison: Comparison) -> Figure:
     """Return a group of bars per client, a bar per variant."""
-    traces = []
-    for place, run in enumerate(comparison.runs):
-        color, _ = curve_style(place)
-        traces.append(
-            {
-                "type": "bar",
-                "name": _text(run.label),
-                "x": [_text(client) for client in run.clients],
-                "y": list(run.clients.values()),
-                "marker": {"color": color},
-                "hovertemplate": "%{x}: %{y:.4f}<extra>%{fullData.name}</extra>",
-            }
-        )
-    axes = {"xaxis": {"type": "category"}, "yaxis": {"title": {"text": measure_name(comparison.metric)}}}
+    bars = {run.label: {_text(client): value for client, value in run.clients.items()} for run in comparison.runs}
+    return _bars(bars, comparison.metric)
+
+
+def by_rank(comparison: Comparison) -> Figure:
+    """Return a group of bars per place in the order of clients, which over seeds are not the same clients."""
+    bars = {run.label: {_place(i, len(run.ranked)): v for i, v in enumerate(run.ranked)} for run in comparison.runs}
+    return _bars(bars, comparison.metric)
+
+
+def _place(index: int, count: int) -> str:
+    return "worst" if index == 0 else "best" if index == count - 1 else f"no. {index + 1}"
+
+
+def _bars(bars: Mapping[str, Mapping[str, float]], metric: str) -> Figure:
+    """Return a group of bars per key of the inner mappings, in each a bar per label that has something."""
+    traces = [
+        {
+            "type": "bar",
+            "name": _text(label),
+            "x": list(values),
+            "y": list(values.values()),
+            "marker": {"color": curve_style(place)[0]},
+            "hovertemplate": "%{x}: %{y:.4f}<extra>%{fullData.name}</extra>",
+        }
+        for place, (label, values) in enumerate(bars.items())
+        if values
+    ]
+    axes = {"xaxis": {"type": "category"}, "yaxis": {"title": {"text": measure_name(metric)}}}
     return {"data": traces, "layout": {"height": 380, "barmode": "group", "legend": _BELOW, **axes}}
 
 
