@@ -186,6 +186,7 @@ def federation(
     *,
     strategy: str | Strategy = "pplr",
     clients: int = 4,
+    users: int = 40,
     order: Sequence[int] | None = None,
     observer: Observer = ignore,
     measuring: Measuring = MEASURING,
@@ -200,7 +201,7 @@ def federation(
     backbone = sequence_backbone(data, **(backbone_settings or {"bias": "private"}))
     chosen_strategy = STRATEGIES[strategy]() if isinstance(strategy, str) else strategy
     backbone.layout = Layout(chosen_strategy.scope(backbone.layout.specs))
-    owners = [client_data(data, f"client-{c}", range(c, len(data.user_ids), clients)) for c in range(clients)]
+    owners = [client_data(data, f"client-{c}", range(c, users, clients)) for c in range(clients)]
     objective = chosen_strategy.local_objective
     members = [Client(owner, backbone, training, measuring, seed, objective=objective) for owner in owners]
     engine = InProcessEngine([members[i] for i in (order or range(clients))])

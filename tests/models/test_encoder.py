@@ -143,6 +143,22 @@ def test_among_its_own_items_a_client_leaves_the_bias_of_all_others_where_it_is(
     assert torch.nonzero(trained.named["bias"].grad)[:, 0].tolist() == columns
 
 
+def test_known_items_are_its_own_and_those_whose_bias_anybody_has_moved():
+    tested = backbone(contrast="known")
+    examples = tested.examples(DATA.training().select(np.arange(3)))
+    own = set(examples.items.tolist())
+    moved = [item for item in range(30) if item not in own][:4]
+    row = random_row(tested.layout)
+    bias = tested.layout.views(row)["bias"]
+    bias.zero_()
+    bias[moved] = 0.5
+    trained = TrainableRow(tested.layout, row)
+    tested.loss(trained.named, None, examples, np.arange(3), training=True).total.backward()
+    assert torch.nonzero(trained.named["bias"].grad)[:, 0].tolist() == sorted({*own, *moved})
+    with pytest.raises(ValueError, match=r"Set backbone.bias to 'shared', or contrast to 'own'"):
+        EncoderSettings(contrast="known", bias="private")
+
+
 ENCODER = backbone(history_items=6, history_tokens=30)
 
 

@@ -133,6 +133,53 @@ def test_among_its_own_items_a_client_leaves_all_others_where_they_are(plain):
         assert float(found.total) != pytest.approx(total, rel=1e-3), "measured over the whole catalogue"
 
 
+@pytest.mark.parametrize("table", ["bias", "residual"])
+def test_known_items_are_its_own_and_those_that_anybody_has_moved(table):
+    where = {"bias": "shared" if table == "bias" else "none"}
+    known_ones = tiny.sequence_backbone(DATA, layers=2, dropout=0.0, contrast="known", **where)
+    among_all = tiny.sequence_backbone(DATA, layers=2, dropout=0.0, **where)
+    examples = known_ones.examples(DATA.training().select(np.arange(3)))
+    own = set(examples.items.tolist())
+    moved = [item for item in range(30) if item not in own][:4]
+    row = random_row(known_ones.layout)
+    for name in {"bias", "residual"} & known_ones.layout.views(row).keys():
+        still = torch.ones(30, dtype=torch.bool)
+        still[moved] = False
+        known_ones.layout.views(row)[name][still] = 0.0
+    expected = sorted({*own, *moved})
+    assert len(expected) < 30
+    trained = TrainableRow(known_ones.layout, row)
+    loss = known_ones.loss(trained.named, None, examples, np.arange(3), training=True)
+    loss.total.backward()
+    for name in {"bias", "residual"} & trained.named.keys():
+        touched = trained.named[name].grad.reshape(30, -1).any(1)
+        assert torch.nonzero(touched)[:, 0].tolist() == expected
+    gradient = known_ones.item_gradient(trained.frozen(), None, examples, 20)
+    assert torch.nonzero(gradient.any(1))[:, 0].tolist() == expected
+    fewer = float(loss.total.detach()) - loss.targets * math.log(30 / len(expected))
+    every = float(among_all.loss(trained.frozen(), None, examples, np.arange(3), training=True).total)
+    assert fewer < every, "the same scores, fewer to tell apart"
+
+
+def test_known_items_need_a_table_that_clients_share():
+    with pytest.raises(ValueError, match=r"Set backbone.bias or backbone.residual to 'shared', or contrast to 'own'"):
+        SequenceSettings(contrast="known", bias="private", residual="none")
+
+
+@pytest.mark.parametrize("contrast", ["catalogue", "known", "own"])
+def test_what_nobody_has_trained_with_is_pushed_down_by_the_whole_catalogue_only(contrast):
+    coordinator, members = tiny.federation(
+        None, clients=2, users=4, rounds=3, backbone_settings={"contrast": contrast, "bias": "shared"}
+    )
+    coordinator.run()
+    everyones = set(np.concatenate([member._data.training.values for member in members]).tolist())
+    assert 5 < len(everyones) < 30
+    for row in coordinator.bank.rows:
+        views = members[0]._backbone.layout.views(row)
+        sunk = set(torch.nonzero(views["bias"])[:, 0].tolist())
+        assert sunk == (set(range(30)) if contrast == "catalogue" else everyones)
+
+
 def test_the_gradient_of_item_vectors_is_of_its_own_items_alone(plain):
     own = tiny.sequence_backbone(DATA, layers=2, dropout=0.0, contrast="own")
     parameters = own.layout.views(random_row(own.layout))

@@ -25,12 +25,33 @@ from pplr.models.parts.passing import Trunk
 Parameters = Mapping[str, Tensor]
 Refresh = Literal["round", "epoch"]
 Contrast = Annotated[
-    Literal["catalogue", "own"],
+    Literal["catalogue", "known", "own"],
     Field(
-        description="Items from which training tells the chosen one apart: the whole catalogue, or those of the client's "
-        "own events, so that items nobody has chosen yet are not pushed down."
+        description="Items from which training tells the chosen one apart: the whole catalogue; known ones, of some "
+        "client's events; or those of the client's own. Items that nobody has chosen yet are pushed down by the first only."
     ),
 ]
+
+
+def contrasted(contrast: Contrast, own: Ints, shared: Tensor | None) -> Tensor | None:
+    """Return the codes of the items that training tells apart, ascending; None for the whole catalogue.
+
+    An item is known to some client if its row of a shared table has moved away from zero, where all rows begin; what nobody
+    trains with stays there, weight decay or not. So in the first round a client knows its own items only.
+
+    Args:
+        contrast: which items.
+        own: codes of the items of the client's own events, ascending.
+        shared: [items, ...] its values of a table that all clients share; needed for "known".
+    """
+    if contrast == "catalogue":
+        return None
+    if contrast == "own":
+        return torch.from_numpy(own)
+    if shared is None:
+        raise ValueError("Known items are told by a table that clients share.")
+    moved = shared.detach().reshape(len(shared), -1).any(1)
+    return moved.index_fill(0, torch.from_numpy(own).to(shared.device), True).nonzero().squeeze(1)
 
 
 def beyond(among: Tensor, items: int) -> float:

@@ -16,17 +16,17 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
-from pplr.models.backbone import Backbone, CatalogueScorer, Contrast, Loss, Parameters, Refresh, beyond
+from pplr.models.backbone import Backbone, CatalogueScorer, Contrast, Loss, Parameters, Refresh, beyond, contrasted
 from pplr.models.batching import padded, sorted_batches
 from pplr.models.examples import next_items
 from pplr.models.layout import Layout, ParameterSpec, zeros
@@ -67,6 +67,15 @@ class EncoderSettings(BaseModel):
     examples: Literal["last", "all"] = Field(
         "all", description="Training examples per user: every next item of the training history, or only the last."
     )
+
+    @model_validator(mode="after")
+    def _known_items_are_told_by_a_shared_table(self) -> Self:
+        if self.contrast == "known" and self.bias != "shared":
+            raise ValueError(
+                "with backbone.contrast = 'known', clients tell from shared biases which items others have. Set "
+                "backbone.bias to 'shared', or contrast to 'own'"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -161,13 +170,18 @@ class EncoderBackbone(Backbone[HistoryExamples]):
         histories = examples.histories.select(rows)
         states = self._read(parameters, list(histories), training)
         targets = torch.from_numpy(examples.targets[rows]).to(self.device)
-        own = training and self.settings.contrast == "own"
-        among = torch.from_numpy(examples.items).to(self.device) if own else None
+        among = self._among(parameters, examples) if training else None
         logits, wanted = self._logits(parameters, states, vectors, targets, training, among)
         total = F.cross_entropy(logits, wanted, reduction="sum")
         if among is not None and logits.shape[1] == len(among):
             total = total + beyond(among, self.items) * len(rows)
         return Loss(total, len(rows), int(examples.lengths[rows].sum()))
+
+    def _among(self, parameters: Parameters, examples: HistoryExamples) -> Tensor | None:
+        """Return the codes of the items that training tells apart, ascending; None for the whole catalogue."""
+        shared = parameters["bias"] if self.settings.bias == "shared" else None
+        among = contrasted(self.settings.contrast, examples.items, shared)
+        return None if among is None else among.to(self.device)
 
     def scorer(self, parameters: Parameters, catalogue: Tensor | None = None) -> EncoderScorer:
         """Return a scorer that reads the newest items of a history."""

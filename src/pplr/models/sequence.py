@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
-from pplr.models.backbone import Backbone, CatalogueScorer, Contrast, Loss, Parameters, beyond
+from pplr.models.backbone import Backbone, CatalogueScorer, Contrast, Loss, Parameters, beyond, contrasted
 from pplr.models.batching import padded, sorted_batches
 from pplr.models.item_reader import ItemReader, Lesson
 from pplr.models.layout import Layout, ParameterSpec, kaiming, zeros
@@ -87,6 +87,15 @@ class SequenceSettings(BaseModel):
             raise ValueError(
                 f"backbone.heads = {self.heads} does not divide backbone.width = {self.width}. "
                 f"Set heads to {heads}, or width to {widths}."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _known_items_are_told_by_a_shared_table(self) -> Self:
+        if self.contrast == "known" and "shared" not in (self.bias, self.residual):
+            raise ValueError(
+                "with backbone.contrast = 'known', clients tell from a shared table which items others have. Set "
+                "backbone.bias or backbone.residual to 'shared', or contrast to 'own'"
             )
         return self
 
@@ -228,7 +237,7 @@ class SequenceBackbone(Backbone[ItemSequences]):
         seen = examples.windows.select(rows).values if training and self.lora is not None else None
         vectors = self._vectors(parameters, catalogue, seen)
         dropout = self.settings.dropout if training else 0.0
-        among = self._among(examples) if training else None
+        among = self._among(parameters, examples) if training else None
         return self._loss(parameters, self._embeddings(parameters, vectors), examples, rows, dropout, among)
 
     def rate_factors(self, examples: ItemSequences, item_rate: float, own_items: bool) -> Tensor | None:
@@ -273,7 +282,7 @@ class SequenceBackbone(Backbone[ItemSequences]):
         """
         vectors = self.vectors if catalogue is None else catalogue
         table = self._embeddings(parameters, vectors).detach().requires_grad_()
-        targets, among = 0, self._among(examples)
+        targets, among = 0, self._among(parameters, examples)
         for rows in sorted_batches(examples.lengths, batch_tokens):
             loss = self._loss(parameters, table, examples, rows, 0.0, among)
             loss.total.backward()  # type: ignore[no-untyped-call]
@@ -282,11 +291,13 @@ class SequenceBackbone(Backbone[ItemSequences]):
             return torch.zeros_like(vectors)
         return (table.grad @ parameters["projection"]).div_(self._deviation * max(targets, 1))
 
-    def _among(self, examples: ItemSequences) -> Tensor | None:
+    def _among(self, parameters: Parameters, examples: ItemSequences) -> Tensor | None:
         """Return the codes of the items that training tells apart, ascending; None for the whole catalogue."""
-        if self.settings.contrast == "catalogue":
-            return None
-        return torch.from_numpy(examples.items).to(self.device)
+        shared = next(
+            (parameters[name] for name in ("bias", "residual") if getattr(self.settings, name) == "shared"), None
+        )
+        among = contrasted(self.settings.contrast, examples.items, shared)
+        return None if among is None else among.to(self.device)
 
     def _loss(
         self, p: Parameters, table: Tensor, examples: ItemSequences, rows: Ints, dropout: float, among: Tensor | None
