@@ -1,4 +1,4 @@
-"""Rows of a small layout with two adapters, and what a strategy makes of them. Used by the tests beside it."""
+"""Rows of a small layout with two adapters and a table of items, and what a strategy makes of them. Used by the tests beside it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ LAYOUT = Layout(
         ParameterSpec("block.1.q.lora_A", (2, 5), kaiming),
         ParameterSpec("block.1.q.lora_B", (4, 2), zeros),
         ParameterSpec("bias", (3,), zeros, decay=False),
+        ParameterSpec("residual", (4, 2), zeros, table=True),
     ]
 )
 
@@ -38,7 +39,10 @@ class Round:
 def round_of(seed: int, count: int, *, absent: int = 0, number: int = 1, equal: bool = False) -> Round:
     rng = np.random.default_rng(seed)
     start = LAYOUT.initial_row(seed).double()
-    changes = torch.from_numpy(rng.normal(size=(1 if equal else count, LAYOUT.size))).expand(count, -1)
+    changes = torch.from_numpy(rng.normal(size=(1 if equal else count, LAYOUT.size)))
+    items = LAYOUT.views(changes)["residual"]
+    items *= torch.from_numpy(rng.random((*items.shape[:2], 1)) < 0.6)  # a client has some of them
+    changes = changes.expand(count, -1)
     present = np.ones(count, bool)
     present[rng.permutation(count)[:absent]] = False
     sizes = rng.integers(1, 500, 1 if equal else count).astype(float) * np.ones(count)
@@ -75,5 +79,6 @@ def combined(strategy: Strategy, given: Round, *, aggregator=None, cohort: Cohor
     if aggregator is None:
         mix_(rows, torch.from_numpy(mixing.matrix))
     else:
-        aggregator.combine_(rows, mixing, cohort)
+        received = shared_of(strategy, given.start).expand_as(rows) if aggregator.needs_received else None
+        aggregator.combine_(rows, mixing, cohort, received)
     return rows
