@@ -83,6 +83,42 @@ def test_patience_counts_rounds_without_a_better_score(scores, patience, ended, 
     assert tested.finished
 
 
+class Absentminded(Scripted):
+    """Scores by round and client; a client without one in a round does not answer its validation."""
+
+    def __init__(self, table):
+        super().__init__(sorted(set().union(*table)))
+        self.table = table
+
+    def evaluate(self, tasks, observer, seconds=None):
+        scores = self.table[tasks[0].round - 1]
+        return [
+            Report(t.client, t.part, 1.0, 4, {"ndcg@10": scores[t.client]}, True, None, 0.0)
+            for t in tasks
+            if t.client in scores
+        ]
+
+
+RISING = [{"easy": 0.30 + n / 100, "hard": 0.10 + n / 100} for n in range(6)]
+
+
+@pytest.mark.parametrize(
+    "missing", [[], [(2, "hard")], [(2, "easy")], [(1, "hard")], [(2, "hard"), (4, "hard")], [(6, "hard")]]
+)
+def test_a_missed_validation_neither_ends_a_run_that_improves_nor_is_the_best_for_it(missing):
+    table = [{name: v for name, v in scores.items() if (n, name) not in missing} for n, scores in enumerate(RISING, 1)]
+    tested = coordinator(Absentminded(table), rounds=6, patience=2)
+    progress = tested.run()
+    assert (len(progress.history), progress.best_round) == (6, 6)
+
+
+def test_clients_that_miss_validations_in_turn_do_not_keep_a_run_alive():
+    falling = [{"a": 0.9, "b": 0.5}, {"b": 0.49}, {"a": 0.89}, {"b": 0.48}, {"a": 0.88}, {"b": 0.47}]
+    tested = coordinator(Absentminded(falling), rounds=6, patience=3)
+    progress = tested.run()
+    assert (len(progress.history), progress.best_round, progress.best_score) == (4, 1, pytest.approx(0.7))
+
+
 def test_the_score_is_the_mean_over_users():
     class Uneven(Scripted):
         def evaluate(self, tasks, observer, seconds=None):

@@ -20,7 +20,7 @@ from pplr.federation.checkpoints import Checkpoint, CheckpointStore
 from pplr.federation.client import SelectBy
 from pplr.federation.engines.base import Engine
 from pplr.federation.events import Event, Observer
-from pplr.federation.history import RoundRecord, client_round, kept_details, kept_matrix, score_of
+from pplr.federation.history import RoundRecord, client_round, improves, kept_details, kept_matrix, score_of
 from pplr.federation.intake import Intake, row_digest
 from pplr.federation.messages import EvaluateTask, Report, TrainTask
 from pplr.federation.settings import FederationSettings
@@ -144,19 +144,15 @@ class Coordinator:
             self._audit.open(len(self.progress.history), self._audited, self._facts())
         while not self.finished:
             record = self._round(len(self.progress.history) + 1)
+            better = improves(record, self.progress.history, self.progress.best_round, self._select_by)
             self.progress.history.append(record)
-            if record.score is None or record.score > self.progress.best_score or self._joined_since_best(record):
+            if better:
                 self.progress.best_round = record.round
                 self.progress.best_score = -math.inf if record.score is None else record.score
             self._save(record.round)
         if self._audit is not None:
             self._audit.append("ended", self.stopped)
         return self.progress
-
-    def _joined_since_best(self, record: RoundRecord) -> bool:
-        """Return whether somebody was measured for the first time: scores over fewer clients are of something else."""
-        best = self.progress.best_round
-        return best > 0 and not set(self.progress.history[best - 1].awaited) <= set(record.awaited)
 
     def _facts(self) -> dict[str, Any]:
         """Return what decides the rounds, for the audit log."""
@@ -335,7 +331,7 @@ class Coordinator:
         return RoundRecord(
             round=number,
             clients=clients,
-            score=score_of(reports, self._select_by),
+            score=score_of(clients.values(), self._select_by),
             mixing=kept_matrix(mixing.matrix),
             details=kept_details(mixing.details),
             seconds=seconds,

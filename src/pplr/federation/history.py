@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,13 @@ class ClientRound(BaseModel):
     improved: bool = False
     seconds: dict[str, float] = {}
 
+    def score(self, select_by: SelectBy) -> float | None:
+        """Return the measure by which runs stop, higher is better; None where it was not measured."""
+        value = self.validation.get(select_by) if select_by != "loss" else self.validation_loss
+        if value is None or math.isnan(value) or not self.users:
+            return None
+        return value if select_by != "loss" else -value
+
 
 class RoundRecord(BaseModel):
     """One finished round.
@@ -75,6 +82,10 @@ class RoundRecord(BaseModel):
     quarantined: list[str] = []
     awaited: list[str] = []
 
+    def measured(self, select_by: SelectBy) -> set[str]:
+        """Return the names of the clients that have a score."""
+        return {name for name, one in self.clients.items() if one.score(select_by) is not None}
+
 
 def kept_matrix(matrix: NDArray[np.float64] | None) -> Matrix | None:
     """Return a matrix [clients, clients] as it is kept, or None where it is not."""
@@ -86,12 +97,30 @@ def kept_details(details: Mapping[str, NDArray[np.float64]]) -> dict[str, list[f
     return {name: values.tolist() for name, values in details.items() if values.ndim < 2 or len(values) <= MOST_CLIENTS}
 
 
-def score_of(reports: Sequence[Report], select_by: SelectBy) -> float | None:
-    """Return the mean over all clients' users, higher is better, or None where nobody has held-out events."""
-    pairs = [(r.metrics.get(select_by, math.nan) if select_by != "loss" else -r.loss, r.users) for r in reports]
-    known = [(value, users) for value, users in pairs if users and not math.isnan(value)]
+def score_of(clients: Iterable[ClientRound], select_by: SelectBy) -> float | None:
+    """Return the mean over all these clients' users, higher is better, or None where nobody has held-out events."""
+    known = [(value, one.users) for one in clients if (value := one.score(select_by)) is not None]
     total = sum(users for _, users in known)
     return sum(value * users for value, users in known) / total if total else None
+
+
+def improves(record: RoundRecord, history: Sequence[RoundRecord], best_round: int, select_by: SelectBy) -> bool:
+    """Return whether a round is better than the best of the rounds in `history`, or counts in its place.
+
+    Rounds are compared over the clients that both have measured: one that misses a validation makes it neither easier nor
+    harder. Where a client is measured for the first time, scores of before are of something else, and the round is the best.
+    """
+    if not best_round:
+        return True
+    best = history[best_round - 1]
+    if record.score is None or best.score is None:
+        return best.score is None
+    measured = [one.measured(select_by) for one in (*history, record)]
+    if measured[-1] - set().union(*measured[:-1]):
+        return True
+    both = sorted(measured[-1] & measured[best_round - 1])
+    mine, before = (score_of([one.clients[name] for name in both], select_by) for one in (record, best))
+    return mine is not None and before is not None and mine > before
 
 
 def client_round(update: Update | None, report: Report | None) -> ClientRound:
