@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from pydantic.fields import FieldInfo
 
 from pplr.config_schema import Model, default_kind, kinds_of
 
-Override = tuple[str, list[str], str, Any]
+
+@dataclass(frozen=True)
+class Change:
+    """A key's new value.
+
+    Attributes:
+        path: names of the sections it lies in, then its own.
+        value: the value.
+        written: how its author wrote it, for messages.
+    """
+
+    path: tuple[str, ...]
+    value: Any
+    written: str
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str], root: Model) -> list[str]:
@@ -26,22 +40,29 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str], root: Model)
         root: the model of the configuration.
     """
     problems: list[str] = []
-    parsed: list[Override] = []
+    changes: list[Change] = []
     for override in overrides:
         name, equals, text = override.partition("=")
-        parts = [part.strip() for part in name.split(".")]
+        parts = tuple(part.strip() for part in name.split("."))
         if equals and all(parts):
-            parsed.append((override, parts[:-1], parts[-1], _value(text)))
+            changes.append(Change(parts, _value(text), f"--set {override}"))
         else:
             problems.append(f"--set needs NAME=VALUE, for example training.epochs=3; got {override!r}.")
-    for override, sections, key, value in sorted(parsed, key=lambda entry: entry[2] != "kind"):
+    return [*problems, *apply_changes(data, changes, root)]
+
+
+def apply_changes(data: dict[str, Any], changes: Iterable[Change], root: Model) -> list[str]:
+    """Do what `apply_overrides` does with values that need no parsing."""
+    problems: list[str] = []
+    for change in sorted(changes, key=lambda change: change.path[-1] != "kind"):
+        *sections, key = change.path
         place = _place(data, sections)
         if isinstance(place, str):
-            problems.append(f"--set {override}: {place} is a value, not a section.")
+            problems.append(f"{change.written}: {place} is a value, not a section.")
             continue
         if key == "kind":
-            _leave_former_kind(place, value, _field(root, sections))
-        place[key] = value
+            _leave_former_kind(place, change.value, _field(root, sections))
+        place[key] = change.value
     return problems
 
 
@@ -63,7 +84,7 @@ def _place(data: dict[str, Any], sections: Sequence[str]) -> dict[str, Any] | st
 
 
 def _field(root: Model, sections: Sequence[str]) -> FieldInfo | None:
-    """Return the field of a section that lies in sections without kinds, or None."""
+    """Return the field of what lies at the end of sections without kinds, or None."""
     model: Model | None = root
     field = None
     for section in sections:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 import tomlkit
@@ -23,6 +23,15 @@ def kinds_of(field: FieldInfo) -> dict[str, Model]:
     """Return the models of a section by kind: one under "" where it has no kinds, none where the key is a value."""
     models = models_of(field.annotation)
     return {str(model.model_fields["kind"].default) if "kind" in model.model_fields else "": model for model in models}
+
+
+def is_value(root: Model, path: Sequence[str]) -> bool:
+    """Return whether a key is known below `root`, in some kind of the sections it lies in, and is no section."""
+    models, fields = [root], list[FieldInfo]()
+    for key in path:
+        fields = [model.model_fields[key] for model in models if key in model.model_fields]
+        models = [model for field in fields for model in kinds_of(field).values()]
+    return bool(fields) and not models
 
 
 def default_of(field: FieldInfo) -> Any:

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pplr.federation.admission import flaw, length, outlying
+from pplr.federation.admission import flaw, implausible, length, outlying, shortening
 from pplr.federation.messages import TrainTask, Update
 
 TASK = TrainTask("a", 3, 0.5, torch.zeros(4))
@@ -64,3 +64,23 @@ def test_lengths_are_compared_with_their_median(lengths, bound, order):
 
 def test_two_are_no_cohort():
     assert not outlying({"a": 1.0, "b": 1e9}, 2.0)
+    assert not shortening({"a": 1.0, "b": 1e9}, 2.0)
+    assert not implausible({"a": 1.0, "b": 90.0}, 2.0)
+
+
+@given(lengths=st.lists(st.floats(0, 1e6), min_size=3, max_size=9), bound=st.floats(1, 20))
+def test_what_is_too_long_is_shortened_to_the_bound_and_nothing_else(lengths, bound):
+    found = shortening({f"c{i}": value for i, value in enumerate(lengths)}, bound)
+    longest = bound * np.median(lengths)
+    for i, value in enumerate(lengths):
+        if longest > 0 and value > longest:
+            assert found[f"c{i}"] * value == pytest.approx(longest)
+        else:
+            assert f"c{i}" not in found, "where most have changed nothing there is nothing to compare with"
+
+
+@given(losses=st.lists(st.floats(0.01, 100), min_size=3, max_size=9), bound=st.floats(1.1, 20))
+def test_losses_far_above_or_below_the_median_are_named(losses, bound):
+    found = implausible({f"c{i}": value for i, value in enumerate(losses)}, bound)
+    median = np.median(losses)
+    assert found.keys() == {f"c{i}" for i, v in enumerate(losses) if v > bound * median or v < median / bound}

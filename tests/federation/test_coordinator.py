@@ -389,3 +389,25 @@ def test_components_of_a_rank_are_averaged_over_those_who_have_them_whatever_bec
     assert found["q.lora_A"][1].tolist() == [[2.0] * 3, [2.5] * 3], "means of 1, 2 and 3, and of 2 and 3"
     assert found["q.lora_B"][1].tolist() == [[2.0, 2.5]] * 3
     assert found["residual"][1].tolist() == [[6.0 if items == "sum" else 2.0] * 2] * 2
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_who_is_refused_keeps_its_row_and_is_no_newcomer(away):
+    class Broken(Scripted):
+        def train(self, tasks, observer, seconds=None):
+            for update in super().train(tasks, observer, seconds):
+                if update.client != "c" or update.round > 1:
+                    yield update
+                elif away:
+                    yield Absence("c", update.round, "its disk is full")
+                else:
+                    yield replace(update, row=update.row * np.nan)
+
+    tested = coordinator(Broken("abc"), "pplr", rounds=2, quorum=0.5)
+    seen = []
+    mix = tested._aggregate
+    tested._aggregate = lambda *given: (mix(*given), seen.append(tested.bank.row("c").clone()))[0]
+    record = tested.run().history[0]
+    assert record.quarantined == ([] if away else ["c"])
+    assert bool(seen[0].any()) is away, "only who was not there is brought up to where the others are"
+    assert np.diag(tested.progress.history[1].mixing)[2] == 0 if away else np.diag(record.mixing)[2] == 1

@@ -48,3 +48,39 @@ def test_a_row_that_is_long_beyond_measure_is_refused():
     intake.take(Update("b", 1, torch.full((6,), 1e11), 1.0, 5, 5, {}))
     assert "long beyond measure" in intake.absent["a"] and not bank.row("a").any()
     assert set(intake.updates) == {"b"} and torch.isfinite(gram(bank.rows)).all()
+
+
+def taken_in(lengths, losses, **settings):
+    """An intake of updates of these lengths along the first axis, from ones, and its bank."""
+    names = [f"c{i}" for i in range(len(lengths))]
+    bank = AdapterBank.of_equal_rows(names, torch.ones(6))
+    received = bank.rows.clone()
+    tasks = [TrainTask(name, 1, 1.0, bank.row(name).clone()) for name in names]
+    intake = Intake(tasks, bank, received, FederationSettings(**settings), lambda event: None)
+    for name, length, loss in zip(names, lengths, losses, strict=True):
+        row = torch.ones(6)
+        row[0] += length
+        intake.take(Update(name, 1, row, loss, 5, 5, {}))
+    intake.close()
+    return intake, bank
+
+
+def test_too_long_an_update_is_shortened_and_counts():
+    intake, bank = taken_in([1.0, 1.0, 1.0, 50.0], [1.0] * 4, norm_clip=2.0)
+    assert intake.shortened == {"c3": pytest.approx(0.04)}
+    assert bank.rows[:, 0].tolist() == pytest.approx([2, 2, 2, 3])
+    assert set(intake.updates) == {"c0", "c1", "c2", "c3"} and not intake.quarantined
+    assert torch.equal(bank.rows[:, 1:], torch.ones(4, 5))
+
+
+def test_an_implausible_loss_takes_its_row_back():
+    intake, bank = taken_in([1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 9.0, 0.6], loss_bound=2.0)
+    assert intake.quarantined == {"c2"} and "its loss is 9" in intake.absent["c2"]
+    assert bank.rows[:, 0].tolist() == [2, 2, 1, 2]
+
+
+def test_who_is_refused_is_in_no_median_of_lengths():
+    intake, bank = taken_in([1.0, 1.0, 40.0, 50.0, 60.0], [1.0, 1.0, 1.0, 90.0, 90.0], loss_bound=2.0, norm_clip=3.0)
+    assert intake.quarantined == {"c3", "c4"}
+    assert intake.shortened == {"c2": pytest.approx(3 / 40)}
+    assert bank.rows[:, 0].tolist() == pytest.approx([2, 2, 4, 1, 1])

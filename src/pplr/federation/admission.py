@@ -59,7 +59,9 @@ def implausible(losses: Mapping[str, float], bound: float) -> dict[str, str]:
 def shortening(lengths: Mapping[str, float], bound: float) -> dict[str, float]:
     """Return client -> factor below 1, for updates that are to be shortened to `bound` times the median of `lengths`."""
     median = float(np.median(list(lengths.values()))) if len(lengths) >= LEAST_COHORT else math.inf
-    return {client: bound * median / value for client, value in lengths.items() if value > bound * median}
+    return {
+        client: bound * median / value for client, value in lengths.items() if median > 0 and value > bound * median
+    }
 
 
 def outlying(lengths: Mapping[str, float], bound: float) -> dict[str, str]:

@@ -259,8 +259,9 @@ class Coordinator:
         products = None if similarity_of is None else self._gram(received if similarity_of == "updates" else None)
         updates, names = intake.updates, self.bank.clients
         trained = {name for name, update in updates.items() if update.targets > 0}  # the others learnt nothing
-        missed = intake.absent.keys() | (set(names) - set(here))
-        missed |= {name for record in self.progress.history for name in (*record.absent, *record.awaited)}
+        missed = intake.absent.keys() - intake.quarantined | (set(names) - set(here))
+        for record in self.progress.history:
+            missed |= {*record.awaited, *record.absent} - {*record.quarantined}
         cohort = Cohort(
             number,
             np.array([name in trained for name in names]),

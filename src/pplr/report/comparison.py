@@ -146,6 +146,8 @@ def compare_variants(
     """
     if samples < 1 or not 0 < level < 1:
         raise ConfigError(f"The bootstrap needs 1 or more samples and a level between 0 and 1; got {samples}, {level}.")
+    if missing := [variant.label for variant in variants if not variant.folders]:
+        raise ConfigError(f"There are no runs of {', '.join(map(repr, missing))}. Leave them out, or run them.")
     folders = [folder for variant in variants for folder in variant.folders]
     codes: dict[str, int] = {}
     read = {folder: _Run.read(folder, metric, codes) for folder in folders}
@@ -236,7 +238,7 @@ class _Measured:
         means = [run.by_client(metric) for run in self.runs] if same_clients else []
         spreads = [balance(each) for each in means]
         one_partition = all(run.owners == self.runs[0].owners for run in self.runs)
-        clients = {name: float(np.mean([each[name] for each in means])) for name in (means[0] if means else ())}
+        names = means[0] if means and one_partition else ()
         return ComparedRun(
             label=self.variant.label,
             folders=self.variant.folders,
@@ -247,7 +249,7 @@ class _Measured:
             overall_std=_deviation(overall),
             balance=_averaged(spreads) if spreads else None,
             worst_std=_deviation([spread.worst for spread in spreads]),
-            clients=clients if one_partition else {},
+            clients={name: float(np.mean([each[name] for each in means])) for name in names},
             ranked=_ranked(means),
             difference=found.get("overall"),
             worst_difference=found.get("worst_client"),

@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import Any
 
 from pplr.config import Config, parse_config
-from pplr.config_overrides import apply_overrides
-from pplr.config_schema import written
+from pplr.config_overrides import Change, apply_changes
+from pplr.config_schema import is_value, written
 from pplr.errors import ConfigError
 from pplr.study.settings import SEED, Changes, StudySettings
 
@@ -95,8 +95,7 @@ def cells(
 
 def _cell(study: StudySettings, labels: Mapping[str, str], changes: list[Changes], data_folder: Path) -> Cell:
     values = deepcopy(study.base)
-    overrides = [f"{key}={written(value)}" for change in changes for key, value in _flat(change)]
-    if problems := apply_overrides(values, overrides, Config):
+    if problems := apply_changes(values, [change for each in changes for change in _single(each)], Config):
         raise ConfigError(problems)
     values["name"] = _slug(labels.values())
     config = parse_config(values, data_folder)
@@ -120,12 +119,14 @@ def digest_of(config: Config, values: Changes) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:DIGEST_LENGTH]
 
 
-def _flat(changes: Changes, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _single(changes: Changes, sections: tuple[str, ...] = ()) -> Iterator[Change]:
+    """Return the changes key by key; a table that is no section, such as one of clients' names, is one value."""
     for key, value in changes.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+        path = (*sections, key)
+        if isinstance(value, Mapping) and not is_value(Config, path):
+            yield from _single(value, path)
         else:
-            yield f"{prefix}{key}", value
+            yield Change(path, value, f"{'.'.join(path)} = {written(value)}")
 
 
 def _slug(labels: Any) -> str:

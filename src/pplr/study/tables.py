@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def write_tables(study: StudySettings, done: Sequence[Done], folder: Path, *, sa
         RunError: a cell's files are damaged, or cells that ought to be comparable are not.
         StorageError: the disk is full or not writable.
     """
-    groups = [_compared(study, done, cells, samples) for cells in _grouped(done)]
+    groups = _told_apart([_compared(study, done, cells, samples) for cells in _grouped(done)])
     if not groups:
         return []
     make_folder(folder / TABLES)
@@ -74,6 +75,20 @@ def _grouped(done: Sequence[Done]) -> list[list[Done]]:
     return list(found.values())
 
 
+def _told_apart(groups: Sequence[Group]) -> list[Group]:
+    """Return the groups with titles and file names that differ: those that share theirs are told by their variants."""
+    titles, names = Counter(group.title for group in groups), Counter[str]()
+    found = []
+    for group in groups:
+        title = group.title
+        if titles[title] > 1:
+            title = ", ".join(filter(None, [title, " | ".join(run.label for run in group.comparison.runs)]))
+        names[group.table] += 1
+        table = group.table if names[group.table] == 1 else f"{group.table}-{names[group.table]}"
+        found.append(replace(group, title=title, table=table))
+    return found
+
+
 def _compared(study: StudySettings, done: Sequence[Done], group: Sequence[Done], samples: int) -> Group:
     axes = [axis for axis in study.axes if axis != SEED]
     same = [axis for axis in axes if len({cell.labels[axis] for cell, _ in group}) == 1]
@@ -91,4 +106,9 @@ def _compared(study: StudySettings, done: Sequence[Done], group: Sequence[Done],
     named = [Variant(", ".join(key) or alone, tuple(variants[key])) for key in order]
     title = ", ".join(group[0][0].labels[axis] for axis in telling)
     name = re.sub(r"[^\w.]+", "-", title).strip("-.") or study.name
-    return Group(title, name, compare_variants(named, study.metric, samples))
+    comparison = compare_variants(named, study.metric, samples)
+    if study.reference and reference is None:
+        wanted = ", ".join(f"{axis} = '{label}'" for axis, label in study.reference.items())
+        note = f"The reference, {wanted}, is not among these runs: differences are to {named[0].label}."
+        comparison = replace(comparison, notes=(note, *comparison.notes))
+    return Group(title, name, comparison)

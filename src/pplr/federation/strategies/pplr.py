@@ -151,7 +151,10 @@ class Pplr(Strategy):
         if self.clip is not None and cohort.distances is not None:
             matrix = clipped(matrix, cohort.distances, giving, self.clip)
         if cohort.newcomers is not None and self.alpha > 0 and self.self_weight < 1:
-            matrix = caught_up(matrix, similarity, giving, cohort.newcomers, cohort.present)
+            weights = np.where(cohort.present[:, None], similarity, 1.0)
+            if self.clip is not None and cohort.distances is not None:
+                weights = weights * near(cohort.distances, giving, self.clip)
+            matrix = caught_up(matrix, weights, giving, cohort.newcomers)
         return Mixing(matrix, {"learning_speed": speed, "similarity": similarity})
 
 
@@ -162,20 +165,27 @@ def _giving(cohort: Cohort) -> NDArray[np.bool_]:
     return cohort.present & ~cohort.newcomers
 
 
-def caught_up(
-    matrix: Floats,
-    similarity: Floats,
-    giving: NDArray[np.bool_],
-    newcomers: NDArray[np.bool_],
-    present: NDArray[np.bool_],
-) -> Floats:
-    """Return D [clients, clients] in which newcomers get a mix of those who give: by similarity once they have trained."""
+def caught_up(matrix: Floats, weights: Floats, giving: NDArray[np.bool_], newcomers: NDArray[np.bool_]) -> Floats:
+    """Return D [clients, clients] in which newcomers get a mix of those who give, by `weights` [clients, clients]."""
     found = matrix.copy()
     for place in np.flatnonzero(newcomers):
-        weights = giving * (similarity[place] if present[place] else 1.0)
-        weights[place] = 0.0
-        if weights.sum() > 0:
-            found[place] = weights / weights.sum()
+        others = giving * weights[place]
+        others[place] = 0.0
+        if others.sum() > 0:
+            found[place] = others / others.sum()
+    return found
+
+
+def near(distances: Floats, giving: NDArray[np.bool_], clip: float) -> Floats:
+    """Return [clients] what is left of who gives to newcomers, who have no row to be far from: less of those who are further
+    from the others who give than `clip` times the median, each by the median of its distances to them.
+    """
+    found = np.ones(len(giving))
+    places = np.flatnonzero(giving)
+    if len(places) > 2:
+        between = distances[np.ix_(places, places)]
+        typical = np.array([np.median(np.delete(row, place)) for place, row in enumerate(between)])
+        found[places] = np.minimum(1.0, clip * np.median(typical) / np.maximum(typical, 1e-30))
     return found
 
 
