@@ -339,6 +339,25 @@ def test_the_page_has_every_plot_and_loads_nothing(study, groups):
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
 
 
+def test_groups_that_one_axis_tells_apart_have_tables_and_titles_of_their_own(study, files, tmp_path):
+    settings, _, _ = study
+    ways = {"local": {"strategy": {"kind": "local"}}, "fedavg": {"strategy": {"kind": "fedavg"}}}
+    few = {"evaluation": {"ks": [2, 10]}}
+    what = {f"all {name}": way for name, way in ways.items()} | {f"few {name}": way | few for name, way in ways.items()}
+    axes = {"what": what, "federation.rounds": [0]}
+    other = settings.model_copy(update={"axes": axes, "reference": {"what": "all fedavg"}})
+    grid = cells(other, files)
+    assert run_cells(grid, tmp_path) == []
+    found = write_tables(other, [(cell, find_folder(tmp_path, cell)) for cell in grid], tmp_path, samples=10)
+    assert [group.title for group in found] == ["all fedavg | all local", "few local | few fedavg"]
+    assert [group.table for group in found] == ["small", "small-2"]
+    tables = [(tmp_path / "tables" / f"{group.table}.md").read_text() for group in found]
+    assert "few" not in tables[0] and "all" not in tables[1].partition("The reference")[0]
+    note = "The reference, what = 'all fedavg', is not among these runs: differences are to few local."
+    assert [group.comparison.notes for group in found] == [(), (note,)]
+    assert note in tables[1]
+
+
 def test_cells_that_cannot_be_compared_stand_in_tables_of_their_own(study, files, tmp_path):
     settings, _, _ = study
     axes = {

@@ -57,6 +57,46 @@ def test_a_cell_is_known_by_what_it_is_not_by_what_it_is_called_or_where_its_dat
     assert not {cell.digest for cell in changed} & {cell.digest for cell in one}
 
 
+def test_a_table_of_names_is_one_value_and_a_section_is_not(tmp_path):
+    base = {
+        "federation": {"joins": {"client-3": 8}},
+        "backbone": {"kind": "encoder", "adapter": {"rank": 4, "dropout": 0.0}},
+        "strategy": {"kind": "fedavg"},
+    }
+    ways = {
+        "base": {},
+        "nobody": {"federation": {"joins": {}}},
+        "another": {"federation": {"joins": {"client-1": 2}}},
+        "a name with a dot": {"federation": {"joins": {"shop.eu": 3}}},
+        "wider": {"backbone": {"adapter": {"rank": 6}}},
+        "ranks": {"backbone": {"adapter": {"ranks": {"client-0": 2}}}},
+    }
+    found = {cell.title: cell.config for cell in cells(study(base=base, axes={"way": ways}), tmp_path)}
+    joins = {title: config.federation.joins for title, config in found.items()}
+    assert (joins["base"], joins["nobody"], joins["another"]) == ({"client-3": 8}, {}, {"client-1": 2})
+    assert joins["a name with a dot"] == {"shop.eu": 3}
+    adapters = {title: config.backbone.adapter for title, config in found.items()}
+    assert (adapters["wider"].rank, adapters["wider"].dropout) == (6, 0.0)
+    assert (adapters["ranks"].rank, adapters["ranks"].ranks) == (4, {"client-0": 2})
+
+
+def test_a_cell_is_the_same_wherever_its_certificates_lie(tmp_path):
+    for certificates in ({}, {"certificates": "keys"}):
+        placement = {"kind": "catalogue", "server": "127.0.0.1:7444"} | certificates
+        given = {"placement": placement, "backbone": {"adapters": True, "adapter_updates": "round"}}
+        here, there = (cells(study(base=given), tmp_path / where)[0] for where in ("here", "there"))
+        assert here.config.placement.certificates != there.config.placement.certificates
+        assert here.digest == there.digest
+        assert str(tmp_path) not in str(here.content)
+
+
+def test_a_metric_that_is_not_measured_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(ConfigError, match=r"'ndgc@10' is not measured. Did you mean 'ndcg@10'\?"):
+        cells(study(metric="ndgc@10"), tmp_path)
+    with pytest.raises(ConfigError, match=r"'ndcg@10' is not measured.*There are: recall@5, ndcg@5\."):
+        cells(study(base={"evaluation": {"ks": [5]}}), tmp_path)
+
+
 def test_an_axis_may_be_any_key(tmp_path):
     found = cells(study(axes={"strategy.alpha": [0.0, 0.7], "evaluation.mask_history": [True, False]}), tmp_path)
     assert [(cell.config.strategy.alpha, cell.config.evaluation.mask_history) for cell in found] == [

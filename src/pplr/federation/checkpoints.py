@@ -130,22 +130,25 @@ class CheckpointStore:
                 )
             for name, digest in manifest["sha256"].items():
                 if file_digest(folder / name) != digest:
-                    raise _damaged(folder, f"{name} is not what was written", self.rounds())
+                    raise _damaged(folder, f"{name} is not what was written", self._others(folder))
             rows = load_file(folder / "bank.safetensors")["rows"]
             engine = load_file(folder / "clients.safetensors")
             state = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
             server = load_file(folder / SERVER) if SERVER in manifest["sha256"] else {}
             return Checkpoint(manifest["round"], rows, tuple(manifest["clients"]), engine, state, server)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as problem:
-            raise _damaged(folder, str(problem), self.rounds()) from problem
+            raise _damaged(folder, str(problem), self._others(folder)) from problem
+
+    def _others(self, folder: Path) -> list[int]:
+        return [number for number in self.rounds() if f"round-{number:04d}" != folder.name]
 
 
 def _written(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
 
 
-def _damaged(folder: Path, why: str, rounds: list[int]) -> CheckpointError:
-    older = f" Delete that folder, and --resume goes on after round {rounds[-2]}." if len(rounds) > 1 else ""
+def _damaged(folder: Path, why: str, others: list[int]) -> CheckpointError:
+    older = f" Delete that folder, and --resume goes on after round {others[-1]}." if others else ""
     return CheckpointError(
         f"The checkpoint {folder} is damaged ({why}).{older or ' It is the only one: start again without --resume.'}"
     )

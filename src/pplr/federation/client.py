@@ -156,7 +156,12 @@ class Client:
         moments = {row: found for row in ROWS if (found := _moments_in(state, row))}
         size = self._backbone.layout.size
         fits = "best_score" in state and "private" in state and state["private"].shape == self.private.shape
-        if not fits or not all(fitting(own, size) for own in moments.values()):
+        whole = [state[name] for name in ("best", "personal") if name in state]
+        if (
+            not fits
+            or any(row.shape != (size,) for row in whole)
+            or not all(fitting(own, size) for own in moments.values())
+        ):
             raise CheckpointError(
                 f"What was kept of client {self.info.name} belongs to another model: the data or the configuration has "
                 "changed. Start again without --resume, in a new folder."

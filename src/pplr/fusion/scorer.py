@@ -56,6 +56,8 @@ class FusedScorer(CatalogueScorer):
 
     def mixed(self, scores: Tensor, queries: Queries) -> Tensor:
         """Return what `scores` returns, from the model's scores [len(queries), items] for these queries."""
+        if not self._statistics and math.isinf(self.nothing):
+            return scores  # as they are: rounding would make ties of what is not equal
         mixed = self._weights[MODEL] * log_softmax(scores)
         for name, statistic in self._statistics.items():
             mixed += self._weights[name] * statistic_feature(statistic, queries, self._now).to(mixed)

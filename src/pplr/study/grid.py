@@ -16,7 +16,8 @@ from typing import Any
 from pplr.config import Config, parse_config
 from pplr.config_overrides import Change, apply_changes
 from pplr.config_schema import is_value, written
-from pplr.errors import ConfigError
+from pplr.errors import ConfigError, nearest
+from pplr.evaluation.metrics import METRICS, metric_key
 from pplr.study.settings import SEED, Changes, StudySettings
 
 DIGEST_LENGTH = 12
@@ -27,6 +28,9 @@ _CIRCUMSTANCES = ("name", "device", "threads")
 
 _PATHS = (("data", "events"), ("data", "items"), ("backbone", "model"), ("backbone", "prompt"))
 """Section and key of what may name a file or folder."""
+
+CERTIFICATES = "certificates"
+"""Key of a placement that names a folder."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,12 @@ def _cell(study: StudySettings, labels: Mapping[str, str], changes: list[Changes
         raise ConfigError(problems)
     values["name"] = _slug(labels.values())
     config = parse_config(values, data_folder)
+    measured = [metric_key(metric, k) for metric in METRICS for k in config.evaluation.ks]
+    if study.metric not in measured:
+        raise ConfigError(
+            f"The study's metric '{study.metric}' is not measured.{nearest(study.metric, measured)} There are: "
+            f"{', '.join(measured)}. Name one of them, or set evaluation.ks."
+        )
     return Cell(labels, config, content_of(config, values), digest_of(config, values))
 
 
@@ -110,6 +120,9 @@ def content_of(config: Config, values: Changes) -> Changes:
     for section, key in _PATHS:
         if key in values.get(section, {}):
             content[section][key] = values[section][key]
+    if CERTIFICATES in content["placement"]:  # absolute, also where it was not written
+        default = type(config.placement).model_fields[CERTIFICATES].default
+        content["placement"][CERTIFICATES] = values.get("placement", {}).get(CERTIFICATES, default)
     return content
 
 

@@ -83,7 +83,7 @@ def _add_up_(table: Tensor, before: Tensor, matrix: Floats, combining: Combining
     relative = weights / weights.amax(1, keepdim=True)  # squares of what is smallest do not become zero for all
     everyone = relative.sum(1, keepdim=True).square() / relative.square().sum(1, keepdim=True)  # n
     width = math.prod(table.shape[2:])
-    for block in blocks(4 * len(table) * width, table.shape[1]):
+    for block in blocks(len(table) * max(4 * width, 8 * len(table)), table.shape[1]):  # rows, and `times` below
         start = before[givers, block].reshape(len(givers), -1, width)
         step = table[givers, block].reshape(start.shape) - start
         movers = step.ne(0).any(-1).to(relative)

@@ -79,12 +79,12 @@ class ProductMean(Aggregator):
         matrix, count = mixing.matrix, len(rows)
         named = self._layout.views(rows)
         kinds, members = np.unique(matrix, axis=0, return_inverse=True)  # under `fedavg` all rows of D are one
+        takers = [(client, kind) for client, kind in enumerate(members.reshape(-1)) if matrix[client, client] < 1]
         for stem in self._adapters:
             a, b = named.pop(f"{stem}{FACTOR_A}"), named.pop(f"{stem}{FACTOR_B}")
-            found = [_mixed(a, b, kind) for kind in kinds]
-            for client, kind in enumerate(members.reshape(-1)):
-                if matrix[client, client] < 1:
-                    a[client], b[client] = found[kind]
+            found = {kind: _mixed(a, b, kinds[kind]) for kind in {kind for _, kind in takers}}
+            for client, kind in takers:
+                a[client], b[client] = found[kind]
         for view in (view for name, view in named.items() if name not in self._apart):
             mix_(view.view(count, -1), torch.from_numpy(matrix))
 
