@@ -21,11 +21,13 @@ from typing import Any
 import torch
 
 import pplr
+from pplr import run_folder
 from pplr.config import Config, parse_config
 from pplr.data.dataset import Part
 from pplr.evaluation import UserMetrics, balances, compare, per_client, together
 from pplr.federation.events import Event, ignore
 from pplr.federation.messages import EvaluateTask, Report
+from pplr.federation.strategies import Strategy
 from pplr.fusion import FusionSettings
 from pplr.runner import load_run
 from pplr.wiring import prepare
@@ -34,6 +36,8 @@ from source_data import add_data_options, data_name, data_settings
 
 HERE = Path(__file__).parent
 KEY = "ndcg@10"
+ITEMS = {"mean": "items averaged", "submodel": "items averaged over those who have them", "sum": "items added up"}
+"""What the strategy `pplr` is called besides, where it does not do with items what it does by default."""
 
 
 def main() -> None:
@@ -107,10 +111,12 @@ def measured(folder: Path, statistics: list[str]) -> dict[str, Any]:
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     torch.set_num_threads(config.threads or 1)
     parts = prepare(config, ignore)
+    run_folder.check_origin(folder, parts.origin())
     reports: dict[str, Report] = {}
-    for client in parts.clients(parts.owners):
-        client.best = rows[client.info.name]
-        reports[client.info.name] = client.evaluate(EvaluateTask(client.info.name, 0, Part.TEST, None, rank=True))
+    with parts.reached():
+        for client in parts.clients(parts.owners):
+            client.best = rows[client.info.name].to(parts.backbone.device)
+            reports[client.info.name] = client.evaluate(EvaluateTask(client.info.name, 0, Part.TEST, None, rank=True))
     mixed, alone = (
         together([users for report in reports.values() if (users := getattr(report, what)) is not None])
         for what in ("per_user", "alone")
@@ -118,7 +124,7 @@ def measured(folder: Path, statistics: list[str]) -> dict[str, Any]:
     owners = parts.assignment.client_of_user
     differences = compare(mixed, alone, KEY, seed=1, client_of_user=owners)
     return {
-        "strategy": label(metrics["strategy"], config.training.moments),
+        "strategy": label(config.strategy, config.training.moments),
         "seed": config.seed,
         "stopped": metrics["stopped"],
         "train_seconds": metrics["cost"]["seconds"]["train"],
@@ -129,15 +135,15 @@ def measured(folder: Path, statistics: list[str]) -> dict[str, Any]:
     }
 
 
-def label(strategy: dict[str, Any], moments: str) -> str:
+def label(strategy: Strategy, moments: str) -> str:
     """Return what a strategy is called in the tables: what is not the default is said."""
-    items = {
-        "mean": ", items averaged",
-        "submodel": ", items averaged over those who have them",
-        "sum": ", items added up",
-    }
-    afresh = ", moments fresh" if moments == "fresh" else ""
-    return f"{strategy['kind']}{items.get(strategy.get('items', ''), '')}{afresh}"
+    said = [strategy.kind]
+    for name, field in type(strategy).model_fields.items():
+        value = getattr(strategy, name)
+        if name not in {"kind", "items"} and value != field.default:
+            said.append(f"{name} {value}")
+    said += [ITEMS[each] for each in [getattr(strategy, "items", "rescaled")] if each in ITEMS]
+    return ", ".join([*said, "moments fresh"] if moments == "fresh" else said)
 
 
 def figures(users: UserMetrics, owners: Any, names: tuple[str, ...]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ HERE = Path(__file__).parent
 KEY = "ndcg@10"
 NAMES = {"movietweetings (demo)": "MovieTweetings", "amazon-beauty": "Amazon Beauty", "amazon-games": "Amazon Games"}
 REFERENCES = {"transitions": "transitions", "item_knn_recency": "item-kNN with recency", "recent": "recent popularity"}
-BESIDE = {"recent popularity": "no times", "SASRec": "not measured"}
-"""What stands in the summary, and what is said where it was not measured."""
+BESIDE = ("recent popularity", "SASRec")
+"""What stands in the summary."""
 Result = dict[str, Any]
 
 
@@ -62,7 +62,7 @@ def summary(fusion: Result, references: Result, sasrec: Result) -> str:
             [
                 f"{_title(name)} ({_seeds(len(runs))})",
                 *(_both(runs, what) for what in ("alone", "mixed")),
-                *(_both(beside[each], None) if each in beside else missing for each, missing in BESIDE.items()),
+                *(_both(beside[each], None) if each in beside else _missing(each, name, references) for each in BESIDE),
             ]
         )
     head = ["", "pplr, the model alone", "with each client's own counts", "recent popularity, pooled", "SASRec, pooled"]
@@ -73,12 +73,18 @@ def _references(name: str, references: Result, sasrec: Result) -> dict[str, list
     """Return what was measured beside a data set's runs: name -> figures, one entry per seed."""
     found = {}
     if name in references:
-        first = references[name]["seeds"]["1"]
-        found = {title: [first[key]] for key, title in REFERENCES.items() if key in first}
+        seeds = references[name]["seeds"].values()
+        found = {title: [seed[key] for seed in seeds if key in seed] for key, title in REFERENCES.items()}
+        found = {title: figures for title, figures in found.items() if figures}
     data, _, split = name.rpartition(", ")
     if data in sasrec and sasrec[data]["split"] == split:
         found["SASRec"] = sasrec[data]["runs"]
     return found
+
+
+def _missing(reference: str, name: str, references: Result) -> str:
+    """Return why a reference has no figures: counts of what is recent need times."""
+    return "no times" if reference == REFERENCES["recent"] and name in references else "not measured"
 
 
 def _both(runs: list[Result], what: str | None) -> str:
@@ -95,10 +101,13 @@ def _gain(run: Result) -> str:
 
 
 def _rounds(runs: list[Result]) -> str:
-    cut = any(run["stopped"]["best_round"] == run["stopped"]["round"] for run in runs)
-    rounds = sorted({run["stopped"]["round"] for run in runs})
-    text = str(rounds[0]) if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}"
-    return f"{text}, the last was the best" if cut else text
+    rounds, best = ([run["stopped"][key] for run in runs] for key in ("round", "best_round"))
+    return f"{_span(rounds)} (best: {_span(best)})"
+
+
+def _span(values: list[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _title(name: str) -> str:

@@ -82,6 +82,7 @@ def measured(options: argparse.Namespace, order: str, seed: int) -> dict[str, An
         "threads": options.threads,
         "data": {"demo": "movietweetings"},
         "federation": {"rounds": options.rounds, "patience": 4},
+        "training": {"moments": "fresh"},  # as in that study
         "evaluation": {"baselines": False},
     }
     config = parse_config(values, Path())

@@ -28,6 +28,7 @@ from pplr.data import assign_clients
 from pplr.data.clients import KMeansClients
 from pplr.data.dataset import Dataset, Part, Queries
 from pplr.evaluation import balances, evaluate, per_client
+from pplr.storage import file_digest
 from result_file import circumstances, write_result
 from source_data import add_data_options, data_name, load_data
 
@@ -123,7 +124,7 @@ def main() -> None:
         ],
         "runs": [
             {"seed": seed, "epochs": run.epoch, f"validation {KEY}": run.score, "cpu_seconds": run.cpu_seconds}
-            | measured(dataset, run)
+            | measured(dataset, run, seed)
             for seed, run in zip(options.seeds, runs, strict=True)
         ],
     }
@@ -149,7 +150,9 @@ def fixed(options: argparse.Namespace) -> dict[str, Any]:
 
 def best(dataset: Dataset, settings: dict[str, Any], seed: int, options: argparse.Namespace) -> Snapshot:
     """Return the snapshot of one training with the best NDCG@10 on validation."""
-    name = "-".join(str(value) for value in (*settings.values(), options.length, options.epochs_at_once, seed))
+    limits = options.length, options.epochs_at_once, options.patience, options.max_epochs
+    data = file_digest(options.work / "split.npz")[:12]
+    name = "-".join(str(value) for value in (data, *settings.values(), *limits, seed))
     path = options.work / f"best-{name}.npz"
     if path.is_file():
         return Snapshot.load(path)
@@ -195,11 +198,11 @@ def snapshots(
             process.kill()  # Lightning would catch a gentler signal
 
 
-def measured(dataset: Dataset, run: Snapshot) -> dict[str, Any]:
-    """Return the test figures overall, by client (5 by k-means, seed 1), and their balance."""
+def measured(dataset: Dataset, run: Snapshot, seed: int) -> dict[str, Any]:
+    """Return the test figures overall, by client (5 by k-means, as in a run with this seed), and their balance."""
     queries, items = dataset.queries(Part.TEST), len(dataset.catalogue)
     users = evaluate(DotProducts(queries, run.arrays, "test", items), queries, items)
-    assignment = assign_clients(dataset, KMeansClients(), 1)
+    assignment = assign_clients(dataset, KMeansClients(), seed)
     clients = per_client(users, assignment.client_of_user, assignment.names)
     spread = balances(clients)[KEY]
     return {

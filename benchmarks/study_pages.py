@@ -32,6 +32,30 @@ SUMMARY = ("pplr", "pplr as published", "fedavg", "local", "centralised")
 """Variants of the main study that README.md shows."""
 _AHEAD = ("pplr, items added up", "pplr, items averaged")
 """Strategies of which it is said how far they are ahead of the reference."""
+MAIN = {
+    "movietweetings": ("MovieTweetings", "movietweetings (demo)"),
+    "beauty": ("Amazon Beauty", "amazon-beauty"),
+    "games": ("Amazon Games", "amazon-games"),
+    "microlens": ("MicroLens", "microlens-50k"),
+}
+"""The studies of the main table: title, and name in the results of SASRec."""
+ROWS = {
+    "`local`: learning alone": "local",
+    "`fedavg`": "fedavg",
+    "the paper's D": "pplr as published",
+    "**`pplr`**": "pplr",
+    "`centralised`: pooled training": "centralised",
+}
+APART = {"`fedavg`": "fedavg", "the paper's D": "pplr as published", "`local`": "local", "`centralised`": "centralised"}
+STEPS = {
+    "items averaged, fresh": "pplr, items averaged, moments fresh",
+    "items added up, fresh": "pplr, items added up, moments fresh",
+    "and moments kept": "pplr, items added up",
+    "and rescaled: `pplr`": "pplr",
+    "`centralised`, fresh": "centralised, moments fresh",
+    "`centralised`": "centralised",
+}
+FRESH, NOT_RUN = ", moments fresh", "not run"
 BESIDE = ("popularity", "transitions", "item_knn", "recent")
 
 
@@ -50,6 +74,89 @@ def main() -> None:
     for mark, (name, section) in SECTIONS.items():
         result = json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
         between_marks(HERE.parent / "docs" / "results.md", mark, section(result))
+
+
+def variants(path: Path, axis: str = "strategy") -> dict[str, dict[str, Path]]:
+    """Return the records of a study of one axis beside seeds: label -> seed -> record."""
+    known = recorded(STUDIES / "results" / path.stem)
+    found: dict[str, dict[str, Path]] = {}
+    for cell in cells(load_study(path), path.parent):
+        if (record := known.get(cell.digest)) is not None:
+            found.setdefault(cell.labels[axis], {})[cell.labels[SEED]] = record
+    return found
+
+
+def overview(sasrec: dict[str, Any]) -> str:
+    """Return the tables at the top of the page: what was reached on each data set, and how far `pplr` is from the others."""
+    reached: dict[str, list[str]] = {title: [] for title in [*ROWS, "SASRec, pooled", "the best count, pooled"]}
+    apart: dict[tuple[str, str], list[str]] = {
+        (title, what): [] for title in APART for what in ("all users", "worst client")
+    }
+    sizes = []
+    for study, (_, name) in MAIN.items():
+        found = variants(STUDIES / f"{study}.toml")
+        labels = {title: _chosen(found, label) for title, label in ROWS.items()}
+        one = read_record(next(iter(next(iter(found.values())).values()))).metrics
+        sizes.append(f"{one.data.users:,} × {one.data.items:,}")
+        chosen = [Variant(label, tuple(found[label].values())) for label in labels.values() if label is not None]
+        comparison = compare_variants(chosen, KEY, samples=1)
+        runs = {run.label: run for run in comparison.runs}
+        for title, label in labels.items():
+            reached[title].append(NOT_RUN if label is None else _marked(_overall_and_worst(runs[label]), label, found))
+        best = max(comparison.baselines, key=lambda each: each.overall)
+        reached["the best count, pooled"].append(f"{best.overall:.4f} / {best.worst:.4f}, {baseline_name(best.name)}")
+        theirs = sasrec.get(name, {}).get("runs", [])
+        reached["SASRec, pooled"].append(
+            f"{mean(r['overall'][KEY] for r in theirs):.4f} / {mean(r['worst_client'] for r in theirs):.4f}{_seeds(len(theirs))}"
+            if theirs
+            else NOT_RUN
+        )
+        for title, label in APART.items():
+            seeds = sorted(found.get("pplr", {}).keys() & found.get(label, {}).keys())
+            for what, text in zip(("all users", "worst client"), _apart(found, label, seeds), strict=True):
+                apart[title, what].append(text)
+    head = ["NDCG@10, all users / worst client", *(title for title, _ in MAIN.values())]
+    first = table(head, [["users × items", *sizes], *([title, *row] for title, row in reached.items())])
+    second = table(
+        ["`pplr` minus ...", *head[1:]], [[f"{title}, {what}", *row] for (title, what), row in apart.items()]
+    )
+    return f"{first}\n{second}"
+
+
+def _chosen(found: dict[str, dict[str, Path]], label: str) -> str | None:
+    """Return the label of a variant with today's defaults, or else of an earlier one; None where there is neither."""
+    return next((each for each in (label, f"{label}{FRESH}") if each in found), None)
+
+
+def _marked(text: str, label: str, found: dict[str, dict[str, Path]]) -> str:
+    return f"{text}{'ᶠ' if label.endswith(FRESH) else ''}{_seeds(len(found[label]))}"
+
+
+def _seeds(count: int) -> str:
+    return "" if count == 1 else f" ({count} seeds)"
+
+
+def _apart(found: dict[str, dict[str, Path]], label: str, seeds: list[str]) -> list[str]:
+    """Return how far `pplr` is ahead of another, overall and at the worst client, on the seeds of both."""
+    if not seeds:
+        return [NOT_RUN] * 2
+    pair = [Variant(each, tuple(found[each][seed] for seed in seeds)) for each in (label, "pplr")]
+    return _ahead(compare_variants(pair, KEY).runs[1])
+
+
+def steps() -> str:
+    """Return what each step from the paper's way to today's default has brought, with the first seed."""
+    rows = []
+    for study, (title, _) in MAIN.items():
+        found = variants(STUDIES / f"{study}.toml")
+        figures = [
+            f"{read_record(found[label]['1']).metrics.overall.figure(KEY):.4f}"
+            if "1" in found.get(label, {})
+            else NOT_RUN
+            for label in STEPS.values()
+        ]
+        rows.append([title, *figures])
+    return table(["NDCG@10, seed 1", *STEPS], rows)
 
 
 def compared(study: Path, records: Path) -> list[tuple[dict[str, Any], str]]:
