@@ -1,8 +1,8 @@
-"""The tables of docs/results.md and README.md, made again from the records of the studies.
+"""The tables of docs/results.md, docs/ablations.md and README.md, made again from the records of the studies.
 
     python benchmarks/study_pages.py
 
-Every study in `studies/` with records in `studies/results/NAME` has a place in the page, between comments with its name.
+Every study in `studies/` with records in `studies/results/NAME` has a place in one of the pages, between comments with its name.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pplr.wording import baseline_name
 
 HERE = Path(__file__).parent
 STUDIES = HERE.parent / "studies"
+PAGES = [HERE.parent / "docs" / name for name in ("results.md", "ablations.md")]
 KEY = "ndcg@10"
 SUMMARY = ("pplr", "pplr as published", "fedavg", "local", "centralised")
 """Variants of the main study that README.md shows."""
@@ -64,16 +65,27 @@ def main() -> None:
     for study in sorted(STUDIES.glob("*.toml")):
         records = STUDIES / "results" / study.stem
         if records.is_dir() and "clients" in load_study(study).axes:
-            between_marks(HERE.parent / "docs" / "results.md", study.stem, by_clients(study, records))
+            write(study.stem, by_clients(study, records))
         elif records.is_dir():
             groups = compared(study, records)
             parts = [headed(group, f"{tests}\n{validation(group, records)}") for group, tests in groups]
-            between_marks(HERE.parent / "docs" / "results.md", study.stem, "\n".join(parts))
+            write(study.stem, "\n".join(parts))
             if study.stem == "movietweetings":
                 between_marks(HERE.parent / "README.md", "results", summary(groups[0][0]))
+    sasrec = json.loads((HERE / "results" / "sasrec.json").read_text(encoding="utf-8"))["data"]
+    write("overview", overview(sasrec))
+    write("steps", steps())
     for mark, (name, section) in SECTIONS.items():
         result = json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
-        between_marks(HERE.parent / "docs" / "results.md", mark, section(result))
+        write(mark, section(result))
+
+
+def write(mark: str, text: str) -> None:
+    """Write a text into the page that has a place for it."""
+    found = [page for page in PAGES if f"<!-- {mark}:start -->" in page.read_text(encoding="utf-8")]
+    if len(found) != 1:
+        raise ValueError(f"One of {', '.join(page.name for page in PAGES)} needs a place '<!-- {mark}:start -->'.")
+    between_marks(found[0], mark, text)
 
 
 def variants(path: Path, axis: str = "strategy") -> dict[str, dict[str, Path]]:

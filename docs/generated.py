@@ -6,6 +6,7 @@ Configuration keys, exit codes, the schema of metrics.json, and what the audit o
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -36,9 +37,10 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         "wire-limits": wire_limits,
     }
     for name, make in makers.items():
-        marker = f"<!-- {name} -->"
-        if marker in markdown:
-            markdown = markdown.replace(marker, make())
+        marker = re.compile(rf"^<!-- {name} -->.*$", re.MULTILINE)  # behind it stands a note for who reads the source
+        if marker.search(markdown):
+            text = make()
+            markdown = marker.sub(lambda _, text=text: text, markdown)
     return markdown
 
 

@@ -190,3 +190,5 @@ def test_what_does_not_fit_is_a_sentence_each(config: Config, files: Path) -> No
     demo = configuration(files, data={"demo": "movietweetings"}, clients={"kind": "random", "count": 2})
     assert planned(demo, COORDINATOR).silos == ("client-0", "client-1")
     assert "none is called 'client-3'. Did you mean 'client-1'?" in problems(demo, COORDINATOR, None, ("client-3",))[0]
+    whole_demo = configuration(files, data={"demo": "movietweetings"}, clients={"kind": "column"})
+    assert "each silo would train on all of it" in problems(whole_demo, COORDINATOR, None, NAMES)[0]

@@ -138,6 +138,11 @@ def _wrong_run(config: Config, names: tuple[str, ...]) -> Iterator[str]:
             f"strategy.kind = {config.strategy.model_dump()['kind']!r} pools all data in one place, and silos keep theirs. "
             "Choose another."
         )
+    if config.data.demo is not None and isinstance(config.clients, ColumnClients):
+        yield (
+            "The demo data has no column of silos, so that each silo would train on all of it. Leave clients.kind = 'column' "
+            "out, and each uses its part; or name files of your own: data.events, data.items."
+        )
     if config.data.demo is None and not isinstance(config.clients, ColumnClients):
         yield (
             f"clients.kind = {config.clients.kind!r} makes clients of one table, and silos have files of their own. Set "
