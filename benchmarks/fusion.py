@@ -137,7 +137,7 @@ def measured(folder: Path, statistics: list[str]) -> dict[str, Any]:
 
 def label(strategy: Strategy, moments: str) -> str:
     """Return what a strategy is called in the tables: what is not the default is said."""
-    said = [strategy.kind]
+    said = [str(strategy.model_dump()["kind"])]
     for name, field in type(strategy).model_fields.items():
         value = getattr(strategy, name)
         if name not in {"kind", "items"} and value != field.default:

@@ -93,7 +93,10 @@ def measured(options: argparse.Namespace, order: str, seed: int) -> dict[str, An
     metrics = read_metrics(folder)
     figures = metrics.model_dump(mode="json", by_alias=True)
     matrix = np.array(metrics.rounds[-1].mixing)
-    score, worst, rounds = best_round(metrics)
+    best = best_round(metrics)
+    if best is None:
+        raise SystemExit(f"The run in {folder} has no validation figures.")
+    score, worst, rounds = best
     return {
         "order": order,
         "seed": seed,

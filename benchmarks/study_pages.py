@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
+
 from page_parts import between_marks, table
 from pplr.report.comparison import ComparedRun, Variant, compare_variants
 from pplr.report.comparison_text import with_interval
@@ -194,7 +196,10 @@ def validation(group: dict[str, Any], folder: Path) -> str:
     records = {path.name: read_record(path) for path in sorted(folder.glob("*.record.json"))}
     rows = []
     for run in group["runs"]:
-        found = [best_round(records[Path(cell).name].metrics) for cell in run["folders"]]
+        found = [best for cell in run["folders"] if (best := best_round(records[Path(cell).name].metrics)) is not None]
+        if not found:
+            rows.append([run["label"], *[""] * 3])
+            continue
         overall, worst, rounds = zip(*found, strict=True)
         seen = [score for score in worst if score is not None]
         rows.append(
@@ -202,10 +207,10 @@ def validation(group: dict[str, Any], folder: Path) -> str:
                 run["label"],
                 f"{mean(overall):.4f}",
                 f"{mean(seen):.4f}" if seen else "",
-                f"{min(rounds)} to {max(rounds)}",
+                str(rounds[0]) if len(set(rounds)) == 1 else f"{min(rounds)} to {max(rounds)}",
             ]
         )
-    return table(["variant", "validation NDCG@10", "worst client", "rounds"], rows)
+    return table(["variant", "validation NDCG@10", "worst client", "rounds run"], rows)
 
 
 def by_clients(path: Path, folder: Path) -> str:
@@ -326,6 +331,22 @@ def in_place(result: dict[str, Any]) -> str:
     return table(["mixed in place", "seed", "NDCG@10", *names], rows)
 
 
+def late_fusion(result: dict[str, Any]) -> str:
+    """Return what two models of each client reach, alone and mixed."""
+    rows = []
+    for name, pair in result["pairs"].items():
+        gain = pair["mixed_minus"]["first"]["overall"]
+        both = [
+            f"{pair[each]['overall'][KEY]:.4f} / {pair[each]['worst_client']:.4f}"
+            for each in ("first", "second", "mixed")
+        ]
+        interval = f"{gain['first'] - gain['second']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+        used = sum(weights[1] > 0 for weights in pair["weights"].values())
+        rows.append([name, *both, interval, f"{used} of {len(pair['weights'])}"])
+    head = ["pair", "the first", "the second", "both", "gain over the first [95%]", "clients that mix"]
+    return table(head, rows)
+
+
 def summary(group: dict[str, Any]) -> str:
     """Return the small table of README.md."""
     runs = {run["label"]: run for run in group["runs"]}
@@ -346,19 +367,25 @@ def _worst(run: dict[str, Any]) -> str:
     return f"{run['balance']['worst']:.4f} ± {run['worst_std']:.4f}"
 
 
-def best_round(metrics: Metrics) -> tuple[float, float | None, int]:
-    """Return the best validation score, the worst client's in that round (None of pooled data), and how many rounds there were."""
-    rounds = metrics.rounds
-    best = max((one for one in rounds if one.score is not None), key=lambda one: one.score or 0.0)
-    scores = [client.validation[KEY] for client in best.clients.values() if KEY in client.validation]
-    assert best.score is not None
-    return best.score, min(scores) if len(scores) > 1 else None, len(rounds)
+def best_round(metrics: Metrics) -> tuple[float, float | None, int] | None:
+    """Return the validation NDCG@10 of the best round, the worst client's in it (None of pooled data), and how many rounds there
+    were; None where no round was validated by ranking.
+    """
+    scored = [one for one in metrics.rounds if one.score is not None]
+    best = max(scored, key=lambda one: one.score or 0.0, default=None)
+    clients = [] if best is None else [one for one in best.clients.values() if KEY in one.validation and one.users]
+    if not clients:
+        return None
+    scores = [one.validation[KEY] for one in clients]
+    overall = float(np.average(scores, weights=[one.users for one in clients]))
+    return overall, min(scores) if len(scores) > 1 else None, len(metrics.rounds)
 
 
 SECTIONS = {
     "new-items": ("buckets", new_items),
     "grounding": ("grounding", grounding),
     "in-place": ("in_place", in_place),
+    "late-fusion": ("late_fusion", late_fusion),
 }
 """Place in the page -> result file, and what is made of it."""
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import pplr
+import tiny
 from benchmark_scripts import SCRIPTS, result_of
+from pplr.data.dataset import Part
 from pplr.errors import PplrError
+from pplr.federation.strategies import Pplr, Robust
+from pplr.models.backbone import CatalogueScorer
 from pplr.models.grounding import Written
+from pplr.report.record import read_record
 from whole_runs import configuration
 
 
@@ -251,3 +257,100 @@ def test_pages_of_buckets_and_of_mixing_in_place_hold_the_figures_that_were_meas
     assert [row.split(" | ")[0].strip("| ") for row in rows] == ["neither", "forwards", "backwards"]
     for row, order in zip(rows, ("neither", "forwards", "backwards"), strict=True):
         assert f"{mixed['runs'][f'{order}, seed 1']['overall']:.4f}" in row
+
+
+def test_what_the_pages_say_of_studies_is_what_their_records_say(script):
+    pages = script("study_pages")
+    text = {page.name: page.read_text(encoding="utf-8") for page in pages.PAGES}
+    seen = 0
+    for path in sorted(pages.STUDIES.glob("*.toml")):
+        if not (pages.STUDIES / "results" / path.stem).is_dir():
+            continue
+        (page,) = [each for each in text.values() if f"<!-- {path.stem}:start -->" in each]
+        table = page.partition(f"<!-- {path.stem}:start -->")[2].partition(f"<!-- {path.stem}:end -->")[0]
+        axes = [axis for axis in pages.load_study(path).axes if axis != "seed"]
+        if len(axes) > 1:
+            continue  # the same label in several tables
+        for label, records in pages.variants(path, axes[0]).items():
+            overall = [read_record(record).metrics.overall.figure("ndcg@10") for record in records.values()]
+            (row, *_) = [line for line in table.splitlines() if line.startswith(f"| {label} |")]
+            assert f"{np.mean(overall):.4f}" in row, (path.stem, label)
+            assert ", ".join(sorted(records)) in row
+            seen += 1
+    assert seen > 40
+
+
+def test_labels_of_runs_say_what_is_not_the_default(script):
+    label = script("fusion").label
+    assert label(Pplr(), "kept") == "pplr"
+    assert label(Pplr(items="mean", similarity="parameters"), "fresh") == (
+        "pplr, similarity parameters, items averaged, moments fresh"
+    )
+    assert label(Robust(), "kept") == "robust"
+    assert label(Robust(method="trimmed_mean"), "kept") != label(Robust(), "kept")
+
+
+def test_references_are_means_over_seeds_and_what_was_not_measured_is_not_called_impossible(script):
+    page = script("fusion_page")
+    figures = {"overall": {"ndcg@10": 0.2}, "worst_client": 0.1}
+    references = {
+        "shop, leave-one-out": {"seeds": {"1": {"recent": figures}, "2": {"recent": figures | {"worst_client": 0.3}}}},
+        "other, leave-one-out": {"seeds": {"1": {"transitions": figures}}},
+    }
+    found = page._references("shop, leave-one-out", references, {})
+    assert page._both(found["recent popularity"], None) == "0.2000 / 0.2000"
+    assert page._missing("recent popularity", "other, leave-one-out", references) == "no times"
+    assert page._missing("recent popularity", "third, leave-one-out", references) == "not measured"
+    assert page._missing("SASRec", "other, leave-one-out", references) == "not measured"
+    runs = [{"stopped": {"round": 16, "best_round": best}} for best in (9, 16)]
+    assert page._rounds(runs) == "16 (best: 9 to 16)"
+
+
+def test_two_models_of_a_client_are_mixed_by_its_validation_users_and_only_with_the_same_clients(
+    script, files, tmp_path
+):
+    runs = {}
+    for name, changes in {
+        "one": {},
+        "other": {"strategy": {"kind": "fedavg"}},
+        "others": {"clients": {"kind": "random", "count": 3}},
+    }.items():
+        runs[name] = pplr.run(configuration(files, **{**SHORT, **changes}), tmp_path / name)
+    module, output = script("late_fusion"), tmp_path / "r.json"
+    given = ["--name", "pair", "--output", str(output)]
+    module.main([str(tmp_path / "one"), str(tmp_path / "other"), *given])
+    found = json.loads(output.read_text(encoding="utf-8"))["pairs"]["pair"]
+    for name, run in (("first", "one"), ("second", "other")):
+        assert found[name]["overall"]["ndcg@10"] == pytest.approx(runs[run].metrics["overall"]["ndcg@10"])
+        assert found[name]["worst_client"] == pytest.approx(runs[run].metrics["balance"]["ndcg@10"]["worst"])
+    assert set(found["weights"]) == set(runs["one"].metrics["clients"])
+    alone = all(weights == [1.0, 0.0] for weights in found["weights"].values())
+    gain = found["mixed_minus"]["first"]["overall"]
+    assert gain["first"] - gain["second"] == pytest.approx(
+        found["mixed"]["overall"]["ndcg@10"] - found["first"]["overall"]["ndcg@10"]
+    )
+    assert alone is False or gain["first"] == gain["second"]
+    with pytest.raises(SystemExit, match="have other clients"):
+        module.main([str(tmp_path / "one"), str(tmp_path / "others"), *given])
+
+
+def test_of_two_models_the_one_that_knows_gets_the_weight(script):
+    module, data = script("late_fusion"), tiny.dataset()
+    queries, items = data.queries(Part.VALIDATION), len(data.catalogue)
+    parts = SimpleNamespace(dataset=data, config=SimpleNamespace(evaluation=SimpleNamespace(mask_history=True)))
+    targets = dict(zip(queries.users.tolist(), [row[0] for row in queries.targets], strict=True))
+
+    class Knows(CatalogueScorer):
+        def scores(self, asked, wanted=0):
+            rows = torch.zeros(len(asked), items)
+            for place, user in enumerate(asked.users.tolist()):
+                rows[place, targets[user]] = 3.0
+            return rows
+
+    class Guesses(CatalogueScorer):
+        def scores(self, asked, wanted=0):
+            return torch.rand(len(asked), items, generator=torch.Generator().manual_seed(len(asked)))
+
+    weights = module.learned([Guesses(), Knows()], queries, parts)
+    assert weights[1] > 2 * weights[0]
+    assert module.learned([Knows(), Guesses()], queries, parts)[1] < 0.3
