@@ -212,7 +212,7 @@ def test_a_client_that_learnt_nothing_has_no_say():
 
 def test_bytes_are_those_of_the_rows_that_a_network_would_carry():
     record = coordinator(Scripted("abcd"), "fedavg", rounds=1, participation=3).run().history[0]
-    assert (record.bytes_up, record.bytes_down) == (3 * 4 * WIDTH, 4 * 4 * WIDTH)
+    assert (record.bytes_up, record.bytes_down) == (3 * 4 * WIDTH, (3 + 4) * 4 * WIDTH)
     record = coordinator(Scripted("abcd"), "local", rounds=1).run().history[0]
     assert (record.bytes_up, record.bytes_down) == (0, 0)
 

@@ -80,7 +80,7 @@ def test_a_run_without_a_record_gets_one(study, tmp_path):
 
 
 def test_a_record_counts_for_its_configuration_and_no_other(study, files, tmp_path):
-    """A key that is newer than the record has its default; a key with another value is another cell."""
+    """A key that is newer than the record stands for what was done before it; a key with another value is another cell."""
     _, grid, folder, _ = study
     path = record_cell(grid[0], find_folder(folder, grid[0]), tmp_path)
     content = json.loads(path.read_text())

@@ -43,7 +43,7 @@ def compare(
       pplr compare runs/local runs/fedavg runs/pplr
       pplr compare runs/fedavg runs/pplr --metric recall@20
       pplr compare runs/fedavg-* runs/pplr-* --over-seeds --format latex
-      pplr compare runs/demo/records/* --over-seeds
+      pplr compare runs/movietweetings/records/* --over-seeds
       pplr compare runs/local runs/pplr --json | jq '.runs[1].difference'
     """
     from pplr.report.comparison import compare_runs, compare_variants

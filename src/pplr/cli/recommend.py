@@ -46,7 +46,7 @@ def recommend(
 
     Examples:
       pplr recommend runs/games --user 1234
-      pplr recommend runs/demo --client client-3 --history "Alien (1979); Heat (1995)" -k 5
+      pplr recommend runs/demo-sequence-pplr --client client-3 --history "Alien (1979); Heat (1995)" -k 5
       pplr recommend runs/games --client client-0 --user 1234 --quiet --json
     """
     if (user is None) == (not history):

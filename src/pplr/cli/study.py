@@ -79,9 +79,9 @@ def study(
       pplr study studies/movietweetings.toml --dry-run
       pplr study studies/movietweetings.toml
       pplr study studies/movietweetings.toml --only strategy=pplr --only seed=1
-      pplr study studies/main.toml --data-folder data --out runs/main
-      pplr study studies/main.toml --records results --no-run
-      pplr study studies/main.toml --json > study.json
+      pplr study studies/beauty.toml --data-folder data --out runs/beauty
+      pplr study studies/movietweetings.toml --records results --no-run
+      pplr study studies/movietweetings.toml --json > study.json
     """
     from pplr.study.grid import cells
     from pplr.study.records import RECORDS

@@ -337,7 +337,8 @@ class Coordinator:
             details=kept_details(mixing.details),
             seconds=seconds,
             bytes_up=row_bytes * len(intake.digests),
-            bytes_down=row_bytes * len(here),
+            bytes_down=row_bytes
+            * (len(intake.updates) + len(intake.absent) + len(here)),  # to train on, and to measure
             absent=intake.absent,
             quarantined=sorted(intake.quarantined),
             awaited=sorted(set(self.bank.clients) - set(here)),

@@ -62,7 +62,7 @@ class RoundRecord(BaseModel):
         details: the strategy's own figures, such as learning speeds; no matrices of more than 100 clients.
         seconds: wall time by phase: train, aggregate, validate, total.
         bytes_up: what a network would have carried to the coordinator.
-        bytes_down: what it would have carried to the clients.
+        bytes_down: what it would have carried to the clients: a row to train on, and the mixed one to measure.
         absent: client -> why its update was not used: it did not answer, or what it sent was refused.
         quarantined: those of `absent` that did send something.
         awaited: clients that were not asked, because they had not been there yet.

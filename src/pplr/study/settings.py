@@ -141,7 +141,9 @@ def load_study(path: Path) -> StudySettings:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as problem:
-        raise ConfigError(f"The study {path} does not exist. Name a TOML file, such as studies/main.toml.") from problem
+        raise ConfigError(
+            f"The study {path} does not exist. Name a TOML file, such as studies/movietweetings.toml."
+        ) from problem
     except (OSError, UnicodeDecodeError) as problem:
         raise ConfigError(f"The study {path} cannot be read: {problem}.") from problem
     except tomllib.TOMLDecodeError as problem:
