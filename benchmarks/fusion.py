@@ -24,7 +24,7 @@ import pplr
 from pplr import run_folder
 from pplr.config import Config, parse_config
 from pplr.data.dataset import Part
-from pplr.evaluation import UserMetrics, balances, compare, per_client, together
+from pplr.evaluation import compare, together
 from pplr.federation.events import Event, ignore
 from pplr.federation.messages import EvaluateTask, Report
 from pplr.federation.strategies import Strategy
@@ -32,7 +32,7 @@ from pplr.fusion import FusionSettings
 from pplr.runner import load_run
 from pplr.wiring import prepare
 from result_file import circumstances, write_result
-from source_data import add_data_options, data_name, data_settings
+from source_data import add_data_options, data_name, data_settings, figures_by_client
 
 HERE = Path(__file__).parent
 KEY = "ndcg@10"
@@ -128,8 +128,8 @@ def measured(folder: Path, statistics: list[str]) -> dict[str, Any]:
         "seed": config.seed,
         "stopped": metrics["stopped"],
         "train_seconds": metrics["cost"]["seconds"]["train"],
-        "mixed": figures(mixed, owners, parts.assignment.names),
-        "alone": figures(alone, owners, parts.assignment.names),
+        "mixed": figures_by_client(mixed, owners, parts.assignment.names),
+        "alone": figures_by_client(alone, owners, parts.assignment.names),
         "mixed_minus_alone": {name: asdict(each) for name, each in differences.items()},
         "clients": {name: asdict(report.fusion) for name, report in reports.items() if report.fusion is not None},
     }
@@ -144,19 +144,6 @@ def label(strategy: Strategy, moments: str) -> str:
             said.append(f"{name} {value}")
     said += [ITEMS[each] for each in [getattr(strategy, "items", "rescaled")] if each in ITEMS]
     return ", ".join([*said, "moments fresh"] if moments == "fresh" else said)
-
-
-def figures(users: UserMetrics, owners: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return test figures overall and by client."""
-    clients = per_client(users, owners, names)
-    spread = balances(clients)[KEY]
-    return {
-        "users": len(users),
-        "overall": users.overall(),
-        "clients": {name: means[KEY] for name, means in clients.items()},
-        "worst_client": spread.worst,
-        "std": spread.std,
-    }
 
 
 def tell(event: Event) -> None:

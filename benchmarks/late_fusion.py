@@ -32,6 +32,7 @@ from pplr.models.backbone import CatalogueScorer
 from pplr.runner import open_run
 from pplr.wiring import Parts
 from result_file import circumstances, write_result
+from source_data import figures_by_client
 
 KEY = "ndcg@10"
 USERS, BATCH = 1000, 256
@@ -84,7 +85,7 @@ def measured(one: Path, other: Path) -> dict[str, Any]:
             run.config.model_dump(mode="json", include={"seed", "data", "strategy", "backbone"})
             for run in (parts, others)
         ],
-        **{name: _figures(each, owners) for name, each in figures.items()},
+        **{name: figures_by_client(each, owners, parts.assignment.names) for name, each in figures.items()},
         "mixed_minus": {name: {key: asdict(each) for key, each in found.items()} for name, found in gains.items()},
         "weights": weights,
     }
@@ -146,12 +147,6 @@ def _ranked(scorer: CatalogueScorer, queries: Queries, parts: Parts) -> UserMetr
     evaluation = parts.config.evaluation
     items = len(parts.dataset.catalogue)
     return evaluate(scorer, queries, items, (10,), mask_history=evaluation.mask_history, batch=BATCH)
-
-
-def _figures(users: UserMetrics, owners: Any) -> dict[str, Any]:
-    codes = owners[users.users]
-    clients = [float(users.values[KEY][codes == code].mean()) for code in np.unique(codes)]
-    return {"users": len(users), "overall": users.overall(), "worst_client": min(clients)}
 
 
 if __name__ == "__main__":

@@ -16,13 +16,11 @@ from typing import Any
 from pplr.data import assign_clients
 from pplr.data.clients import KMeansClients
 from pplr.data.dataset import Dataset, Part
-from pplr.evaluation import REFERENCES, Scorer, balances, evaluate, fit_baselines, per_client
+from pplr.evaluation import REFERENCES, Scorer, evaluate, fit_baselines
 from pplr.evaluation.baselines import FederatedMf
 from pplr.evaluation.metrics import DEFAULT_KS
 from result_file import circumstances, write_result
-from source_data import add_data_options, data_name, load_data
-
-KEY = "ndcg@10"
+from source_data import add_data_options, data_name, figures_by_client, load_data
 
 
 def main() -> None:
@@ -60,15 +58,7 @@ def of_seed(dataset: Dataset, seed: int) -> dict[str, Any]:
 def measured(dataset: Dataset, scorer: Scorer, assignment: Any) -> dict[str, Any]:
     """Return test figures overall and by client."""
     users = evaluate(scorer, dataset.queries(Part.TEST), len(dataset.catalogue), DEFAULT_KS)
-    clients = per_client(users, assignment.client_of_user, assignment.names)
-    spread = balances(clients)[KEY]
-    return {
-        "users": len(users),
-        "overall": users.overall(),
-        "clients": {name: means[KEY] for name, means in clients.items()},
-        "worst_client": spread.worst,
-        "std": spread.std,
-    }
+    return figures_by_client(users, assignment.client_of_user, assignment.names)
 
 
 if __name__ == "__main__":

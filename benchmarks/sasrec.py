@@ -27,10 +27,10 @@ import torch
 from pplr.data import assign_clients
 from pplr.data.clients import KMeansClients
 from pplr.data.dataset import Dataset, Part, Queries
-from pplr.evaluation import balances, evaluate, per_client
+from pplr.evaluation import evaluate
 from pplr.storage import file_digest
 from result_file import circumstances, write_result
-from source_data import add_data_options, data_name, load_data
+from source_data import add_data_options, data_name, figures_by_client, load_data
 
 KEY = "ndcg@10"
 
@@ -203,15 +203,7 @@ def measured(dataset: Dataset, run: Snapshot, seed: int) -> dict[str, Any]:
     queries, items = dataset.queries(Part.TEST), len(dataset.catalogue)
     users = evaluate(DotProducts(queries, run.arrays, "test", items), queries, items)
     assignment = assign_clients(dataset, KMeansClients(), seed)
-    clients = per_client(users, assignment.client_of_user, assignment.names)
-    spread = balances(clients)[KEY]
-    return {
-        "users": len(users),
-        "overall": users.overall(),
-        "clients": {name: means[KEY] for name, means in clients.items()},
-        "worst_client": spread.worst,
-        "std": spread.std,
-    }
+    return figures_by_client(users, assignment.client_of_user, assignment.names)
 
 
 def requirements() -> list[str]:

@@ -9,8 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pplr.models.layout import Layout
-
 BLOCK_BYTES = 64 * 2**20
 """Extra memory that mixing and Gram matrices may take, however large the bank is."""
 
@@ -47,18 +45,6 @@ class AdapterBank:
     def row(self, client: str) -> Tensor:
         """Return a view [parameters] of the client's row."""
         return self.rows[self._index[client]]
-
-    def views(self, layout: Layout) -> dict[str, Tensor]:
-        """Return named views [clients, *shape] of all rows, for batches that mix clients."""
-        return layout.views(self.rows)
-
-    def gram(self, reference: AdapterBank | None = None) -> Tensor:
-        """Return <x_c, x_i> for all pairs of clients, [clients, clients] float64.
-
-        x is the row, or the row minus its counterpart in `reference`. Gram matrices of parts of the parameters that are
-        held in different places add up to the Gram matrix of the whole.
-        """
-        return gram(self.rows, None if reference is None else reference.rows)
 
     def mix_(self, mixing: Tensor) -> None:
         """Replace the rows by `mixing` [clients, clients] @ rows.

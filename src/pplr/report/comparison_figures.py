@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from pplr.federation.history import Matrix, RoundRecord
 from pplr.report.comparison import ComparedRun, Comparison
-from pplr.report.figures import Figure, curve_style
+from pplr.report.figures import Figure, curve_style, shown
 from pplr.report.folder import read_metrics
 from pplr.report.matrices import NAMES, matrices
 from pplr.wording import measure_name
@@ -44,8 +43,8 @@ def overall_against_worst(comparison: Comparison) -> Figure:
         trace = {
             "type": "scatter",
             "mode": "markers+text",
-            "name": _text(run.label),
-            "text": [_text(run.label)],
+            "name": shown(run.label),
+            "text": [shown(run.label)],
             "textposition": "top center",
             "x": [run.overall],
             "y": [run.balance.worst if run.balance is not None else None],
@@ -62,7 +61,7 @@ def overall_against_worst(comparison: Comparison) -> Figure:
 
 def by_client(comparison: Comparison) -> Figure:
     """Return a group of bars per client, a bar per variant."""
-    bars = {run.label: {_text(client): value for client, value in run.clients.items()} for run in comparison.runs}
+    bars = {run.label: {shown(client): value for client, value in run.clients.items()} for run in comparison.runs}
     return _bars(bars, comparison.metric)
 
 
@@ -81,7 +80,7 @@ def _bars(bars: Mapping[str, Mapping[str, float]], metric: str) -> Figure:
     traces = [
         {
             "type": "bar",
-            "name": _text(label),
+            "name": shown(label),
             "x": list(values),
             "y": list(values.values()),
             "marker": {"color": curve_style(place)[0]},
@@ -103,7 +102,7 @@ def over_rounds(labels: Sequence[str], curves: Mapping[str, Sequence[float | Non
             {
                 "type": "scatter",
                 "mode": "lines+markers",
-                "name": _text(label),
+                "name": shown(label),
                 "x": list(range(1, len(values) + 1)),
                 "y": list(values),
                 "line": {"color": color, "dash": dash, "width": 2},
@@ -165,8 +164,3 @@ _OVER_ROUNDS: dict[str, Callable[[RoundRecord], float | None]] = {
 """Title -> what is drawn of each round."""
 
 _BELOW = {"orientation": "h", "y": -0.25}
-
-
-def _text(text: str) -> str:
-    """Return `text` so that plotly, which reads a little HTML, shows it as it is."""
-    return html.escape(text, quote=False)

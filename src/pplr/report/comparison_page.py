@@ -9,7 +9,7 @@ from typing import Any
 from pplr.evaluation import Difference
 from pplr.report.comparison import Comparison
 from pplr.report.comparison_figures import comparison_figures
-from pplr.report.comparison_text import baseline_cells, with_deviation
+from pplr.report.comparison_text import baseline_cells, with_deviation, with_interval
 from pplr.report.figures import Figure
 from pplr.report.html import render_page
 from pplr.storage import write_text
@@ -63,6 +63,4 @@ def _rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 def _difference(difference: Difference | None) -> tuple[str, bool]:
     """Return a difference with its interval, and whether it is clear."""
-    if difference is None:
-        return "", False
-    return f"{difference.estimate:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]", difference.clear
+    return with_interval(difference, "{}"), difference is not None and difference.clear

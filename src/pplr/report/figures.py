@@ -139,7 +139,7 @@ def _quality(metrics: Metrics, key: str) -> Figure:
     traces: list[dict[str, Any]] = []
     for place, (name, values) in enumerate(recommenders):
         own = place == len(recommenders) - 1
-        trace: dict[str, Any] = {"name": _text(name), "x": list(values.values())}
+        trace: dict[str, Any] = {"name": shown(name), "x": list(values.values())}
         color = PALETTE[0] if own else NEUTRAL
         if many:
             trace |= {"type": "box", "orientation": "h", "marker": {"color": color}, "boxpoints": "outliers"}
@@ -150,7 +150,7 @@ def _quality(metrics: Metrics, key: str) -> Figure:
                 "color": color,
                 "line": {"width": 0 if own else 1.75, "color": color},
             }
-            trace |= {"type": "scatter", "mode": "markers", "y": [_text(c) for c in values], "marker": marker}
+            trace |= {"type": "scatter", "mode": "markers", "y": [shown(c) for c in values], "marker": marker}
             trace["hovertemplate"] = "%{y}: %{x:.4f}<extra>%{fullData.name}</extra>"
         traces.append(trace)
     rows = len(recommenders) if many else len(metrics.clients)
@@ -172,7 +172,7 @@ def _curves(metrics: Metrics, curves: dict[str, list[float | None]], name: str) 
             {
                 "type": "scatter",
                 "mode": "lines+markers",
-                "name": _text(client),
+                "name": shown(client),
                 "x": rounds,
                 "y": values,
                 "line": {"color": color, "dash": dash, "width": 2},
@@ -206,6 +206,6 @@ def _detail_names(rounds: Sequence[RoundRecord]) -> list[str]:
     return list(found)
 
 
-def _text(text: str) -> str:
+def shown(text: str) -> str:
     """Return `text` so that plotly, which reads a little HTML, shows it as it is."""
     return html.escape(text, quote=False)
