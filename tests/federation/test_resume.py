@@ -18,6 +18,7 @@ import tiny
 from pplr.errors import CheckpointError
 from pplr.federation.checkpoints import CheckpointStore
 from pplr.federation.strategies import Ditto, FedAdam, FedPer, FedProx, Pplr, QFedAvg, Robust
+from pplr.training import TrainingSettings
 
 WITH_STATE = [
     FedAdam(),
@@ -96,6 +97,36 @@ def test_moments_that_clients_keep_are_those_of_a_run_that_was_not_interrupted(t
     fresh, _ = tiny.federation(None, **options, training=FRESH)
     fresh.run()
     assert not torch.equal(fresh.bank.rows, whole.bank.rows)
+
+
+@pytest.mark.parametrize("epochs", [0.25, 0.6])
+def test_a_run_of_parts_of_epochs_is_resumed_where_its_clients_were(tmp_path, epochs):
+    """Also with clients that are not drawn in every round, whose next part is that of the round."""
+    training = TrainingSettings(epochs=epochs, learning_rate=0.02, batch_tokens=40, warmup_steps=2)
+    options = {"rounds": 5, "patience": 5, "participation": 3, "training": training}
+    whole, members = tiny.federation(tmp_path / "whole", **options)
+    whole.run()
+    broken, _ = tiny.federation(tmp_path / "broken", observer=interrupted_at("client_trained", 4), **options)
+    with pytest.raises(Interrupted):
+        broken.run()
+    again, others = tiny.federation(tmp_path / "broken", **options)
+    again.resume()
+    again.run()
+    assert_same(essence(again, others), essence(whole, members))
+    tokens = [[c.tokens for c in record.clients.values() if c.trained] for record in whole.progress.history]
+    full, _ = tiny.federation(None, rounds=1, patience=1)
+    every = max(c.tokens for c in full.run().history[0].clients.values())
+    assert all(0 < count <= every for one in tokens for count in one)
+    assert max(count for one in tokens for count in one) > min(count for one in tokens for count in one)
+
+
+def test_the_best_row_of_another_model_is_refused():
+    _, (client, *_) = tiny.federation(None)
+    size = client._backbone.layout.size
+    for name in ("best", "personal"):
+        client.restore(client.state() | {name: torch.zeros(size)})
+        with pytest.raises(CheckpointError, match="belongs to another model"):
+            client.restore(client.state() | {name: torch.zeros(3)})
 
 
 def test_moments_of_another_model_are_refused(tmp_path):
@@ -196,6 +227,13 @@ def test_damage_is_found_and_the_way_back_is_named(finished, name, damage):
         resumed(finished)
     shutil.rmtree(finished / "round-0003")
     assert len(resumed(finished).progress.history) == 2
+
+
+def test_an_older_one_that_is_damaged_is_the_one_to_delete(finished):
+    (finished / "round-0002" / "bank.safetensors").write_bytes(b"")
+    assert len(resumed(finished).progress.history) == 3
+    with pytest.raises(CheckpointError, match=r"round-0002 is damaged .*goes on after round 3"):
+        list(CheckpointStore(finished).all())
 
 
 def test_the_only_checkpoint_damaged_says_so(finished):

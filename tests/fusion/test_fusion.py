@@ -133,6 +133,32 @@ def test_counting_is_trusted_where_the_model_knows_nothing_and_left_out_where_it
     assert fusion.learn(knowing(), validation).weights == {MODEL: 1.0, "transitions": 0.0, "popularity": 0.0}
 
 
+@pytest.mark.parametrize("asked", [10, 33, 80, 500])
+def test_weights_are_learned_from_as_many_users_as_are_asked_spread_over_all(asked):
+    dataset = cycles()
+    seen: list[list[int]] = []
+
+    class Watched(Model):
+        def scores(self, queries, wanted=0):
+            seen.append(queries.users.tolist())
+            return super().scores(queries, wanted)
+
+    fusion = Fusion(FusionSettings(statistics=("transitions",), users=asked), dataset, users_of(dataset))
+    learned = fusion.learn(Watched(noise().rows), dataset.queries(Part.VALIDATION))
+    users = [user for part in seen for user in part]
+    assert learned.users == len(users) == len(set(users)) == min(asked, 80)
+    assert (users[0], users[-1]) == (0, 79), "from the first to the last"
+    assert max(np.diff(users)) - min(np.diff(users)) <= 1
+
+
+def test_a_model_alone_scores_as_if_there_were_no_fusion():
+    dataset = cycles()
+    close = Model(torch.full((ITEMS, ITEMS), 1e4) + torch.arange(ITEMS) * 1e-3)
+    fused = FusedScorer(close, fit_baselines(dataset, names=["transitions"]), {MODEL: 1.0, "transitions": 0.0})
+    queries = dataset.queries(Part.TEST)
+    assert torch.equal(fused.scores(queries), close.scores(queries)), "no rounding, that makes ties"
+
+
 def test_a_statistic_that_misleads_is_given_no_weight():
     dataset = cycles()
     spoilt = replace(

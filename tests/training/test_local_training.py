@@ -72,6 +72,15 @@ def test_every_epoch_has_batches_of_its_own(still):
     assert [batch.tolist() for _, batch in first] != [batch.tolist() for _, batch in second]
 
 
+def test_a_batch_has_no_more_examples_than_are_allowed(still):
+    lengths = still.examples(DATA.training()).lengths
+    few = SETTINGS.model_copy(update={"batch_examples": 2, "batch_tokens": 10_000})
+    plan = [batch for _, batch in _plan(lengths, few, PLACE)]
+    assert max(map(len, plan)) == 2
+    assert sorted(np.concatenate(plan).tolist()) == sorted([*range(len(lengths))] * SETTINGS.epochs)
+    assert max(len(batch) for _, batch in _plan(lengths, SETTINGS, PLACE)) > 2
+
+
 @given(st.sampled_from([0.01, 0.07, 0.25, 0.3, 0.5, 0.99, 1.5, 2.25]), st.integers(1, 60), st.integers(0, 99))
 def test_rounds_of_a_part_of_an_epoch_go_on_where_the_one_before_stopped(part, batches, seed):
     settings = TrainingSettings(epochs=part, batch_tokens=20)

@@ -43,6 +43,12 @@ def trained(seed, count, absent=0):
     present[rng.permutation(count)[:absent]] = False
     matrix[:, ~present] = 0
     matrix[~present] = np.eye(count)[~present]
+    newcomer = rng.random() < 0.5 and present.sum() > 1
+    if newcomer:  # its row of D has nothing of its own
+        place = int(np.flatnonzero(present)[0])
+        matrix[place, place] = 0
+        matrix[place, np.flatnonzero(present)[1]] += 0.5
+        matrix[:, place] *= np.arange(count) == place
     return received, rows, matrix / matrix.sum(1, keepdims=True), present
 
 
