@@ -254,22 +254,31 @@ def _overall_and_worst(run: ComparedRun) -> str:
 
 
 def new_items(result: dict[str, Any]) -> str:
-    """Return Recall@10 / NDCG@10 by bucket: a column for each run, then the baselines."""
-    runs = list(result["runs"].values())
-    columns = {how_trained(run["backbone"]): (run, "run") for run in runs}
+    """Return Recall@10 / NDCG@10 by bucket, a table for each data set: a column for each run, then the baselines."""
+    by_data: dict[str, list[dict[str, Any]]] = {}
+    for run in result["runs"].values():
+        by_data.setdefault(run["data"], []).append(run)
+    return "\n".join(_buckets(data, runs) for data, runs in sorted(by_data.items(), reverse=True))
+
+
+def _buckets(data: str, runs: list[dict[str, Any]]) -> str:
+    columns = {how_trained(run): (run, "run") for run in runs}
     columns |= {baseline_name(name): (runs[0], name) for name in runs[0]["buckets"]["all"] if name != "run"}
     rows = [
         [bucket, f"{runs[0]['buckets'][bucket]['run']['users']:,}"]
         + [_both(run["buckets"][bucket][name]) for run, name in columns.values()]
         for bucket in runs[0]["buckets"]
     ]
-    return table(["targets, or users", "users", *columns], rows)
+    title = next(title for title, name in MAIN.values() if name == data)
+    new = f"{100 * runs[0]['share_of_targets_that_are_new']:.0f}% of the test targets are in nobody's training"
+    return f"{title}, {new}:\n\n{table(['targets, or users', 'users', *columns], rows)}"
 
 
-def how_trained(backbone: dict[str, Any]) -> str:
-    """Return a name for what a run's backbone was trained among, and with what."""
+def how_trained(run: dict[str, Any]) -> str:
+    """Return a name for a run: its strategy, what its backbone was trained among, and with what."""
+    backbone = run["backbone"]
     text = "" if backbone["residual"] != "none" else ", text alone"
-    return f"`{backbone['contrast']}`{text}"
+    return f"{run['strategy']['kind']}, `{backbone['contrast']}`{text}"
 
 
 def _both(figures: dict[str, float]) -> str:
