@@ -380,9 +380,9 @@ def best_round(metrics: Metrics) -> tuple[float, float | None, int] | None:
     """Return the validation NDCG@10 of the best round, the worst client's in it (None of pooled data), and how many rounds there
     were; None where no round was validated by ranking.
     """
-    scored = [one for one in metrics.rounds if one.score is not None]
-    best = max(scored, key=lambda one: one.score or 0.0, default=None)
-    clients = [] if best is None else [one for one in best.clients.values() if KEY in one.validation and one.users]
+    number = 0 if metrics.stopped is None else metrics.stopped.best_round
+    best = metrics.rounds[number - 1].clients if number else {}
+    clients = [one for one in best.values() if KEY in one.validation and one.users]
     if not clients:
         return None
     scores = [one.validation[KEY] for one in clients]

@@ -263,8 +263,8 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"The configuration {path} cannot be read: {problem}.") from problem
     except tomllib.TOMLDecodeError as problem:
         raise ConfigError(f"The configuration {path} is not valid TOML: {problem}.") from problem
-    problems = apply_overrides(data, overrides, Config)
     data = as_meant(data) if of_run(path) else data
+    problems = apply_overrides(data, overrides, Config)
     try:
         config = parse_config({"name": _name_of(path), **data}, path.parent.resolve())
     except ConfigError as problem:

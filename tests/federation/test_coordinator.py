@@ -411,3 +411,10 @@ def test_who_is_refused_keeps_its_row_and_is_no_newcomer(away):
     assert record.quarantined == ([] if away else ["c"])
     assert bool(seen[0].any()) is away, "only who was not there is brought up to where the others are"
     assert np.diag(tested.progress.history[1].mixing)[2] == 0 if away else np.diag(record.mixing)[2] == 1
+
+
+def test_a_silo_that_got_worse_while_another_was_away_is_seen():
+    """`hard` is better in the round in which `easy` is away, and `easy` is worse when it is back."""
+    table = [{"easy": 0.9, "hard": 0.1}, {"hard": 0.2}, {"easy": 0.3, "hard": 0.2}, {"easy": 0.3, "hard": 0.2}]
+    progress = coordinator(Absentminded(table), rounds=4, patience=4).run()
+    assert progress.best_round == 2, "0.3 and 0.2 are compared with 0.9 and 0.2"

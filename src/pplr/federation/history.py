@@ -82,9 +82,9 @@ class RoundRecord(BaseModel):
     quarantined: list[str] = []
     awaited: list[str] = []
 
-    def measured(self, select_by: SelectBy) -> set[str]:
-        """Return the names of the clients that have a score."""
-        return {name for name, one in self.clients.items() if one.score(select_by) is not None}
+    def measured(self, select_by: SelectBy) -> dict[str, ClientRound]:
+        """Return the clients that have a score."""
+        return {name: one for name, one in self.clients.items() if one.score(select_by) is not None}
 
 
 def kept_matrix(matrix: NDArray[np.float64] | None) -> Matrix | None:
@@ -107,20 +107,23 @@ def score_of(clients: Iterable[ClientRound], select_by: SelectBy) -> float | Non
 def improves(record: RoundRecord, history: Sequence[RoundRecord], best_round: int, select_by: SelectBy) -> bool:
     """Return whether a round is better than the best of the rounds in `history`, or counts in its place.
 
-    Rounds are compared over the clients that both have measured: one that misses a validation makes it neither easier nor
-    harder. Where a client is measured for the first time, scores of before are of something else, and the round is the best.
+    It is compared over the clients that it has measured, each with its newest score up to the best round: one that misses a
+    validation makes a round neither easier nor harder. Where a client is measured for the first time, scores of before are of
+    something else, and the round is the best.
     """
     if not best_round:
         return True
-    best = history[best_round - 1]
-    if record.score is None or best.score is None:
-        return best.score is None
-    measured = [one.measured(select_by) for one in (*history, record)]
-    if measured[-1] - set().union(*measured[:-1]):
+    if record.score is None or history[best_round - 1].score is None:
+        return history[best_round - 1].score is None
+    mine = record.measured(select_by)
+    if mine.keys() - {name for one in history for name in one.measured(select_by)}:
         return True
-    both = sorted(measured[-1] & measured[best_round - 1])
-    mine, before = (score_of([one.clients[name] for name in both], select_by) for one in (record, best))
-    return mine is not None and before is not None and mine > before
+    newest: dict[str, ClientRound] = {}
+    for one in history[:best_round]:
+        newest |= one.measured(select_by)
+    both = [name for name in mine if name in newest]
+    now, before = (score_of([each[name] for name in both], select_by) for each in (mine, newest))
+    return now is not None and before is not None and now > before
 
 
 def client_round(update: Update | None, report: Report | None) -> ClientRound:

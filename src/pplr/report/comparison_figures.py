@@ -22,7 +22,7 @@ def comparison_figures(comparison: Comparison) -> dict[str, Figure]:
         found[f"{name}: overall against the worst client"] = overall_against_worst(comparison)
     if all(run.clients for run in comparison.runs):
         found[f"{name} by client"] = by_client(comparison)
-    elif any(run.ranked for run in comparison.runs):
+    elif len({len(run.ranked) for run in comparison.runs if run.ranked}) == 1:
         found[f"{name} of clients, from the worst to the best"] = by_rank(comparison)
     records = {run.label: read_metrics(run.folders[0]).rounds for run in comparison.runs}
     for title, read in _OVER_ROUNDS.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -77,14 +78,15 @@ def _grouped(done: Sequence[Done]) -> list[list[Done]]:
 
 def _told_apart(groups: Sequence[Group]) -> list[Group]:
     """Return the groups with titles and file names that differ: those that share theirs are told by their variants."""
-    titles, names = Counter(group.title for group in groups), Counter[str]()
+    titles, taken = Counter(group.title for group in groups), set[str]()
     found = []
     for group in groups:
         title = group.title
         if titles[title] > 1:
             title = ", ".join(filter(None, [title, " | ".join(run.label for run in group.comparison.runs)]))
-        names[group.table] += 1
-        table = group.table if names[group.table] == 1 else f"{group.table}-{names[group.table]}"
+        numbered = (f"{group.table}-{number}" for number in itertools.count(2))
+        table = next(name for name in itertools.chain([group.table], numbered) if name not in taken)
+        taken.add(table)
         found.append(replace(group, title=title, table=table))
     return found
 

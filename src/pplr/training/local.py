@@ -164,9 +164,10 @@ def train_locally(
             if report is not None:
                 report(StepProgress(step, len(schedule), total / max(targets, 1), tokens / watch.total()))
     lesson = _lesson(settings, rate, place)
-    part = not isinstance(settings.epochs, int) and len(schedule) > 0
-    read = examples.select(np.concatenate([batch for _, batch in schedule])) if part else examples
-    for name, values in backbone.end_round(trained.frozen(), catalogue, read, settings.batch_tokens, lesson).items():
+    # all examples, also where the round is a part of an epoch: what they are told apart from is that of all of them
+    for name, values in backbone.end_round(
+        trained.frozen(), catalogue, examples, settings.batch_tokens, lesson
+    ).items():
         trained.named[name].detach().copy_(values)
     watch.lap("encode")
     if elsewhere is not None:

@@ -65,3 +65,10 @@ def test_a_client_that_lies_moves_nobody_far_and_no_newcomer(far, trained):
 def test_of_two_who_give_to_a_newcomer_neither_is_the_far_one():
     cohort = cohort_of(rows_of(2, 3), absent=(2,), newcomers=(2,))
     assert Pplr(items="mean", clip=1.0).mixing(cohort).matrix[2].tolist() == pytest.approx([0.5, 0.5, 0])
+
+
+def test_where_most_rows_are_one_a_newcomer_gets_it():
+    rows = rows_of(3, 6)
+    rows[1:5] = rows[1]
+    found = Pplr(items="mean", clip=1.0).mixing(cohort_of(rows, absent=(5,), newcomers=(5,))).matrix[5]
+    assert found.tolist() == pytest.approx([0, 0.25, 0.25, 0.25, 0.25, 0])

@@ -177,15 +177,18 @@ def caught_up(matrix: Floats, weights: Floats, giving: NDArray[np.bool_], newcom
 
 
 def near(distances: Floats, giving: NDArray[np.bool_], clip: float) -> Floats:
-    """Return [clients] what is left of who gives to newcomers, who have no row to be far from: less of those who are further
-    from the others who give than `clip` times the median, each by the median of its distances to them.
+    """Return [clients] factors in [0, 1] for what clients give to newcomers, who have no row of their own to measure from.
+
+    How far a client is, is the median of its distances to the others who give: 1 up to `clip` times the median of these, less
+    beyond.
     """
     found = np.ones(len(giving))
     places = np.flatnonzero(giving)
     if len(places) > 2:
         between = distances[np.ix_(places, places)]
         typical = np.array([np.median(np.delete(row, place)) for place, row in enumerate(between)])
-        found[places] = np.minimum(1.0, clip * np.median(typical) / np.maximum(typical, 1e-30))
+        reach = clip * np.median(typical)
+        found[places] = np.where(typical <= reach, 1.0, reach / np.maximum(typical, 1e-30))
     return found
 
 
