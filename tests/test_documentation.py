@@ -28,16 +28,24 @@ with warnings.catch_warnings():
     from pplr.cli.app import app
 
 ROOT = Path(__file__).parent.parent
-GENERATED = {"results.md", "benchmarks.md"}
-PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in GENERATED)]
-TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
+PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "benchmarks.md")]
+VARIANTS = {"pplr as published"}
+"""Names of rows in tables of results, which are no commands."""
+
+
+def written_by_hand(page: Path) -> str:
+    """A page without what scripts write into it, between their marks."""
+    return re.sub(r"(?s)<!-- ([\w-]+):start -->.*?<!-- \1:end -->", "", page.read_text(encoding="utf-8"))
+
+
+TEXTS = {str(page.relative_to(ROOT)): written_by_hand(page) for page in PAGES}
 
 
 def commands(text: str) -> list[str]:
     """Commands in indented blocks and in code spans."""
     blocks = re.findall(r"^    (pplr .+?)(?:  +#.*)?$", text, re.M)
     spans = re.findall(r"`(pplr [a-z].*?)`", text)
-    return [*blocks, *spans]
+    return [command for command in (*blocks, *spans) if command not in VARIANTS]
 
 
 def keys(model: Model, prefix: str = "") -> Iterator[str]:
