@@ -102,60 +102,64 @@ def variants(path: Path, axis: str = "strategy") -> dict[str, dict[str, Path]]:
 
 def overview(sasrec: dict[str, Any]) -> str:
     """Return the tables at the top of the page: what was reached on each data set, and how far `pplr` is from the others."""
-    reached: dict[str, list[str]] = {title: [] for title in [*ROWS, "SASRec, pooled", "the best count, pooled"]}
-    apart: dict[tuple[str, str], list[str]] = {
-        (title, what): [] for title in APART for what in ("all users", "worst client")
-    }
-    sizes = []
-    for study, (_, name) in MAIN.items():
-        found = variants(STUDIES / f"{study}.toml")
-        labels = {title: _chosen(found, label) for title, label in ROWS.items()}
-        one = read_record(next(iter(next(iter(found.values())).values()))).metrics
-        sizes.append(f"{one.data.users:,} × {one.data.items:,}")
-        chosen = [Variant(label, tuple(found[label].values())) for label in labels.values() if label is not None]
-        comparison = compare_variants(chosen, KEY, samples=1)
-        runs = {run.label: run for run in comparison.runs}
-        for title, label in labels.items():
-            reached[title].append(NOT_RUN if label is None else _marked(_overall_and_worst(runs[label]), label, found))
-        best = max(comparison.baselines, key=lambda each: each.overall)
-        reached["the best count, pooled"].append(f"{best.overall:.4f} / {best.worst:.4f}, {baseline_name(best.name)}")
-        theirs = sasrec.get(name, {}).get("runs", [])
-        reached["SASRec, pooled"].append(
-            f"{mean(r['overall'][KEY] for r in theirs):.4f} / {mean(r['worst_client'] for r in theirs):.4f}{_seeds(len(theirs))}"
-            if theirs
-            else NOT_RUN
-        )
-        for title, label in APART.items():
-            seeds = sorted(found.get("pplr", {}).keys() & found.get(label, {}).keys())
-            for what, text in zip(("all users", "worst client"), _apart(found, label, seeds), strict=True):
-                apart[title, what].append(text)
-    head = ["NDCG@10, all users / worst client", *(title for title, _ in MAIN.values())]
-    first = table(head, [["users × items", *sizes], *([title, *row] for title, row in reached.items())])
+    columns = [_reached(study, sasrec.get(name, {}).get("runs", [])) for study, (_, name) in MAIN.items()]
+    distances = [_distances(variants(STUDIES / f"{study}.toml")) for study in MAIN]
+    titles = [title for title, _ in MAIN.values()]
+    first = table(
+        ["NDCG@10, all users / worst client", *titles],
+        [[title, *(column[title] for column in columns)] for title in columns[0]],
+    )
     second = table(
-        ["`pplr` minus ...", *head[1:]], [[f"{title}, {what}", *row] for (title, what), row in apart.items()]
+        ["`pplr` minus ...", *titles], [[title, *(column[title] for column in distances)] for title in distances[0]]
     )
     return f"{first}\n{second}"
+
+
+def _reached(study: str, sasrec: list[dict[str, Any]]) -> dict[str, str]:
+    """Return a column of the first table: what each of `ROWS` has reached in a study, then references; title -> text."""
+    found = variants(STUDIES / f"{study}.toml")
+    labels = {title: _chosen(found, label) for title, label in ROWS.items()}
+    data = read_record(next(iter(found[next(filter(None, labels.values()))].values()))).metrics.data
+    chosen = [Variant(label, tuple(found[label].values())) for label in labels.values() if label is not None]
+    comparison = compare_variants(chosen, KEY, samples=1)
+    runs = {run.label: run for run in comparison.runs}
+    most = max(len(run.seeds) for run in runs.values())
+    column = {"users × items": f"{data.users:,} × {data.items:,}", "seeds": str(most)}
+    for title, label in labels.items():
+        if label is None:
+            column[title] = NOT_RUN
+            continue
+        fresh = "ᶠ" if label.endswith(FRESH) else ""
+        column[title] = f"{_overall_and_worst(runs[label])}{fresh}{_seeds(len(found[label]), most)}"
+    column["SASRec, pooled"] = NOT_RUN
+    if sasrec:
+        overall, worst = mean(run["overall"][KEY] for run in sasrec), mean(run["worst_client"] for run in sasrec)
+        column["SASRec, pooled"] = f"{overall:.4f} / {worst:.4f}{_seeds(len(sasrec), most)}"
+    best = max(comparison.baselines, key=lambda each: each.overall)
+    column["the best count, pooled"] = f"{best.overall:.4f} / {best.worst:.4f}, {baseline_name(best.name)}"
+    return column
+
+
+def _seeds(count: int, most: int) -> str:
+    return "" if count == most else f" ({count} seed{'s' if count > 1 else ''})"
+
+
+def _distances(found: dict[str, dict[str, Path]]) -> dict[str, str]:
+    """Return a column of the second table: how far `pplr` is ahead, on the seeds of both; title -> difference with its interval."""
+    column: dict[str, str] = {}
+    for title, label in APART.items():
+        seeds = sorted(found.get("pplr", {}).keys() & found.get(label, {}).keys())
+        texts = ["fresh only" if f"{label}{FRESH}" in found else NOT_RUN] * 2
+        if seeds:
+            pair = [Variant(each, tuple(found[each][seed] for seed in seeds)) for each in (label, "pplr")]
+            texts = _ahead(compare_variants(pair, KEY).runs[1])
+        column |= {f"{title}, {what}": text for what, text in zip(("all users", "worst client"), texts, strict=True)}
+    return column
 
 
 def _chosen(found: dict[str, dict[str, Path]], label: str) -> str | None:
     """Return the label of a variant with today's defaults, or else of an earlier one; None where there is neither."""
     return next((each for each in (label, f"{label}{FRESH}") if each in found), None)
-
-
-def _marked(text: str, label: str, found: dict[str, dict[str, Path]]) -> str:
-    return f"{text}{'ᶠ' if label.endswith(FRESH) else ''}{_seeds(len(found[label]))}"
-
-
-def _seeds(count: int) -> str:
-    return "" if count == 1 else f" ({count} seeds)"
-
-
-def _apart(found: dict[str, dict[str, Path]], label: str, seeds: list[str]) -> list[str]:
-    """Return how far `pplr` is ahead of another, overall and at the worst client, on the seeds of both."""
-    if not seeds:
-        return [NOT_RUN] * 2
-    pair = [Variant(each, tuple(found[each][seed] for seed in seeds)) for each in (label, "pplr")]
-    return _ahead(compare_variants(pair, KEY).runs[1])
 
 
 def steps() -> str:
