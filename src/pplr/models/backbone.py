@@ -33,7 +33,7 @@ Contrast = Annotated[
 ]
 
 
-def contrasted(contrast: Contrast, own: Ints, shared: Tensor | None) -> Tensor | None:
+def contrasted(contrast: Contrast, own: Tensor, shared: Tensor | None) -> Tensor | None:
     """Return the codes of the items that training tells apart, ascending; None for the whole catalogue.
 
     An item is known to some client if its row of a shared table has moved away from zero, where all rows begin; what nobody
@@ -47,11 +47,11 @@ def contrasted(contrast: Contrast, own: Ints, shared: Tensor | None) -> Tensor |
     if contrast == "catalogue":
         return None
     if contrast == "own":
-        return torch.from_numpy(own)
+        return own
     if shared is None:
         raise ValueError("Known items are told by a table that clients share.")
     moved = shared.detach().reshape(len(shared), -1).any(1)
-    return moved.index_fill(0, torch.from_numpy(own).to(shared.device), True).nonzero().squeeze(1)
+    return moved.index_fill(0, own, True).nonzero().squeeze(1)
 
 
 def beyond(among: Tensor, items: int) -> float:

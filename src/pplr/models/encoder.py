@@ -180,8 +180,7 @@ class EncoderBackbone(Backbone[HistoryExamples]):
     def _among(self, parameters: Parameters, examples: HistoryExamples) -> Tensor | None:
         """Return the codes of the items that training tells apart, ascending; None for the whole catalogue."""
         shared = parameters["bias"] if self.settings.bias == "shared" else None
-        among = contrasted(self.settings.contrast, examples.items, shared)
-        return None if among is None else among.to(self.device)
+        return contrasted(self.settings.contrast, torch.from_numpy(examples.items).to(self.device), shared)
 
     def scorer(self, parameters: Parameters, catalogue: Tensor | None = None) -> EncoderScorer:
         """Return a scorer that reads the newest items of a history."""

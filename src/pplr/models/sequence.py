@@ -296,8 +296,7 @@ class SequenceBackbone(Backbone[ItemSequences]):
         shared = next(
             (parameters[name] for name in ("bias", "residual") if getattr(self.settings, name) == "shared"), None
         )
-        among = contrasted(self.settings.contrast, examples.items, shared)
-        return None if among is None else among.to(self.device)
+        return contrasted(self.settings.contrast, torch.from_numpy(examples.items).to(self.device), shared)
 
     def _loss(
         self, p: Parameters, table: Tensor, examples: ItemSequences, rows: Ints, dropout: float, among: Tensor | None
