@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     encoding = [_timed(lambda: reader.encode(adapters)) for _ in range(options.repeats)]
     lesson = Lesson(1e-3, 3, 0.01, 1.0, 1)
     learning = [_timed(lambda: reader.learn(adapters, frozenset(), gradient, lesson)) for _ in range(options.repeats)]
-    learnt = torch.cat([learning[0][0][spec.name].reshape(-1) for spec in reader.specs])
+    learned = torch.cat([learning[0][0][spec.name].reshape(-1) for spec in reader.specs])
     figures: dict[str, Any] = {
         "data": data_name(options),
         "model": options.model,
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         "width": backbone.vectors.shape[1],
         "vectors": _travels(encoding[0][0]),
         "gradient": _travels(gradient),
-        "adapters": _travels(learnt),
+        "adapters": _travels(learned),
         "encode_seconds": summary([seconds for _, seconds in encoding]),
         "learn_seconds": summary([seconds for _, seconds in learning]),
     }

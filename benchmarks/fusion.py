@@ -31,7 +31,7 @@ from pplr.federation.strategies import Strategy
 from pplr.fusion import FusionSettings
 from pplr.runner import load_run
 from pplr.wiring import prepare
-from result_file import circumstances, write_result
+from result_file import circumstances, settings_of, write_result
 from source_data import add_data_options, data_name, data_settings, figures_by_client
 
 HERE = Path(__file__).parent
@@ -126,6 +126,7 @@ def measured(folder: Path, statistics: list[str]) -> dict[str, Any]:
     return {
         "strategy": label(config.strategy, config.training.moments),
         "seed": config.seed,
+        "configuration": settings_of(config),
         "stopped": metrics["stopped"],
         "train_seconds": metrics["cost"]["seconds"]["train"],
         "mixed": figures_by_client(mixed, owners, parts.assignment.names),

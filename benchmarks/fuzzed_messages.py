@@ -159,7 +159,7 @@ def taken(message: Spoilt) -> str | None:
     if refused is not None and changed:
         raise AssertionError(f"A refused update has left a trace in the bank: {refused}")
     if changed and not update.targets:
-        raise AssertionError("The row of one who has learnt nothing has been taken.")
+        raise AssertionError("The row of one who has learned nothing has been taken.")
     return refused
 
 

@@ -21,7 +21,7 @@ from pplr.config import parse_config
 from pplr.federation.strategies import Cohort, Mixing, Pplr
 from pplr.report.folder import read_metrics
 from pplr.runner import run
-from result_file import write_result
+from result_file import settings_of, write_result
 from study_pages import KEY, best_round
 
 HERE = Path(__file__).parent
@@ -82,7 +82,8 @@ def measured(options: argparse.Namespace, order: str, seed: int) -> dict[str, An
         "threads": options.threads,
         "data": {"demo": "movietweetings"},
         "federation": {"rounds": options.rounds, "patience": 4},
-        "training": {"moments": "fresh"},  # as in that study
+        "training": {"moments": "fresh"},  # as in that study, like the next
+        "backbone": {"contrast": "catalogue"},
         "evaluation": {"baselines": False},
     }
     config = parse_config(values, Path())
@@ -100,6 +101,7 @@ def measured(options: argparse.Namespace, order: str, seed: int) -> dict[str, An
     return {
         "order": order,
         "seed": seed,
+        "configuration": settings_of(config),
         "validation": score,
         "validation_worst": worst,
         "rounds": rounds,

@@ -31,7 +31,7 @@ from pplr.fusion.weights import Evidence, learned_weights
 from pplr.models.backbone import CatalogueScorer
 from pplr.runner import open_run
 from pplr.wiring import Parts
-from result_file import circumstances, write_result
+from result_file import circumstances, settings_of, write_result
 from source_data import figures_by_client
 
 KEY = "ndcg@10"
@@ -81,10 +81,7 @@ def measured(one: Path, other: Path) -> dict[str, Any]:
         for name in ("first", "second")
     }
     return {
-        "runs": [
-            run.config.model_dump(mode="json", include={"seed", "data", "strategy", "backbone"})
-            for run in (parts, others)
-        ],
+        "runs": [settings_of(run.config) for run in (parts, others)],
         **{name: figures_by_client(each, owners, parts.assignment.names) for name, each in figures.items()},
         "mixed_minus": {name: {key: asdict(each) for key, each in found.items()} for name, found in gains.items()},
         "weights": weights,

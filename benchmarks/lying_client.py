@@ -6,7 +6,7 @@ The demo's data and clients, the backbone `sequence`. One client does not send w
 the others by its name or its form. Figures are of the four honest clients: NDCG@10 over all their test users and of the
 worst of them, with the row that each kept as its best on its own validation data, as the product does, and with the row
 after the last round. Each client keeps the best row that it has seen, so that a poisoned round costs what it could have
-learnt, and not what it had. `stopped` is the round in which no quorum was left, so that the run could not go on. The result file is written after each cell, and cells that are in it are not run again.
+learned, and not what it had. `stopped` is the round in which no quorum was left, so that the run could not go on. The result file is written after each cell, and cells that are in it are not run again.
 """
 
 from __future__ import annotations

@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from pplr.config import Config
 
 PACKAGES = ("pplr", "torch", "transformers", "peft", "accelerate", "numpy")
 
@@ -40,6 +43,11 @@ def circumstances() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
     }
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """Return what decides a run's figures, but for its data, whose paths are those of a machine."""
+    return config.model_dump(mode="json", include={"seed", "clients", "federation", "training", "strategy", "backbone"})
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:

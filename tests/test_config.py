@@ -58,6 +58,27 @@ def test_moments_are_kept_where_what_they_belong_to_is(given, moments, tmp_path)
     assert f'moments = "{moments}"' in config_toml(config)
 
 
+@pytest.mark.parametrize("backbone", ["sequence", "encoder"])
+@pytest.mark.parametrize(
+    ("strategy", "given", "contrast"),
+    [
+        ("pplr", {}, "known"),
+        ("centralised", {}, "known"),
+        ("local", {}, "catalogue"),
+        ("local", {"contrast": "known"}, "catalogue"),
+        ("local", {"contrast": "own"}, "own"),
+        ("pplr", {"contrast": "catalogue"}, "catalogue"),
+    ],
+)
+def test_who_hears_nothing_of_others_trains_among_all_items(backbone, strategy, given, contrast, tmp_path):
+    content = {"data": {"demo": "movietweetings"}, "backbone": {"kind": backbone} | given}
+    config = parse_config(content | {"strategy": {"kind": strategy}}, tmp_path)
+    assert config.backbone.contrast == contrast
+    assert f'contrast = "{contrast}"' in config_toml(config)
+    copied = parse_config(content, tmp_path).model_copy(update={"strategy": config.strategy})
+    assert copied.backbone == config.backbone
+
+
 def test_a_copy_with_what_is_made_anew_starts_afresh_too(tmp_path):
     config = parse_config({"data": {"demo": "movietweetings"}, "backbone": {"kind": "encoder"}}, tmp_path)
     adapter = config.backbone.adapter.model_copy(update={"ranks": {"client-0": 4}})

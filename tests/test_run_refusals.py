@@ -30,7 +30,11 @@ def test_resume_refuses_another_configuration_and_damage(files, tmp_path):
 
 @pytest.mark.parametrize(
     ("section", "key", "value", "before"),
-    [("strategy", "items", "rescaled", "mean"), ("training", "moments", "kept", "fresh")],
+    [
+        ("strategy", "items", "rescaled", "mean"),
+        ("training", "moments", "kept", "fresh"),
+        ("backbone", "contrast", "known", "catalogue"),
+    ],
 )
 def test_a_run_of_before_a_key_goes_on_as_it_was_or_not_at_all(files, tmp_path, section, key, value, before):
     config, folder = configuration(files, federation={"rounds": 2}), tmp_path / "run"

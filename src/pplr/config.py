@@ -23,7 +23,7 @@ from pplr.federation.strategies import STRATEGIES, Pplr, Strategy
 from pplr.fusion.settings import FusionSettings
 from pplr.models.hub.registry import find
 from pplr.models.parts.settings import PlacementSettings, WholePlacement
-from pplr.models.settings import BackboneSettings, SequenceSettings, Where
+from pplr.models.settings import BackboneSettings, GenerativeSettings, SequenceSettings, Where
 from pplr.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -194,19 +194,28 @@ class Config(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _starts_afresh_what_is_made_anew(self) -> Self:
-        return self._afresh()
+    def _is_what_will_be_done(self) -> Self:
+        return self._resolved()
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy with other values, which pydantic does not check; what has to start afresh does so in it too."""
-        return super().model_copy(update=update, deep=deep)._afresh()
+        """Return a copy with other values, which pydantic does not check; values that follow from others do so in it too."""
+        return super().model_copy(update=update, deep=deep)._resolved()
 
-    def _afresh(self) -> Self:
+    def _resolved(self) -> Self:
         if self.training.moments == "kept" and self._made_anew:
-            afresh = self.training.model_copy(update={"moments": "fresh"})
-            # A configuration is frozen, but while it is made: a run's folder has to say what was done.
-            object.__setattr__(self, "training", afresh)
+            self._becomes("training", moments="fresh")
+        if not isinstance(self.backbone, GenerativeSettings) and self.backbone.contrast == "known" and self._alone:
+            self._becomes("backbone", contrast="catalogue")
         return self
+
+    def _becomes(self, section: Literal["training", "backbone"], **values: str) -> None:
+        # A configuration is frozen, but while it is made: a run's folder has to say what was done.
+        object.__setattr__(self, section, getattr(self, section).model_copy(update=values))
+
+    @property
+    def _alone(self) -> bool:
+        """Return whether a client hears nothing of the others, which would tell what they know."""
+        return not (self.strategy.exchanges or self.strategy.pools_data)
 
     @property
     def _made_anew(self) -> str:

@@ -53,7 +53,18 @@ def _adds_up(content: Mapping[str, Any]) -> bool:
     return kinds == ("sequence", "shared", "pplr")
 
 
+def _scores_all_items(content: Mapping[str, Any]) -> bool:
+    return _section(content, "backbone").get("kind", "sequence") in ("sequence", "encoder")
+
+
 _EARLIER = (
+    Earlier(
+        "backbone",
+        "contrast",
+        "catalogue",
+        "trained among the whole catalogue; among known items now",
+        _scores_all_items,
+    ),
     Earlier(
         "strategy", "items", "mean", "averaged what clients learn of items; it adds up and is stretched now", _adds_up
     ),

@@ -155,8 +155,20 @@ def test_known_items_are_its_own_and_those_whose_bias_anybody_has_moved():
     trained = TrainableRow(tested.layout, row)
     tested.loss(trained.named, None, examples, np.arange(3), training=True).total.backward()
     assert torch.nonzero(trained.named["bias"].grad)[:, 0].tolist() == sorted({*own, *moved})
-    with pytest.raises(ValueError, match=r"Set backbone.bias to 'shared', or contrast to 'own'"):
-        EncoderSettings(contrast="known", bias="private")
+
+
+@pytest.mark.parametrize("bias", ["private", "none"])
+def test_without_a_shared_bias_any_item_may_be_known(bias):
+    losses = []
+    for contrast in ("known", "catalogue"):
+        tested = backbone(contrast=contrast, bias=bias)
+        examples = tested.examples(DATA.training().select(np.arange(3)))
+        trained = TrainableRow(tested.layout, random_row(tested.layout))
+        catalogue = tested.encode_catalogue(trained.frozen())
+        losses.append(
+            float(tested.loss(trained.named, catalogue, examples, np.arange(3), training=True).total.detach())
+        )
+    assert losses[0] == losses[1]
 
 
 ENCODER = backbone(history_items=6, history_tokens=30)

@@ -161,9 +161,18 @@ def test_known_items_are_its_own_and_those_that_anybody_has_moved(table):
     assert fewer < every, "the same scores, fewer to tell apart"
 
 
-def test_known_items_need_a_table_that_clients_share():
-    with pytest.raises(ValueError, match=r"Set backbone.bias or backbone.residual to 'shared', or contrast to 'own'"):
-        SequenceSettings(contrast="known", bias="private", residual="none")
+def test_without_a_shared_table_any_item_may_be_known():
+    known = tiny.sequence_backbone(DATA, layers=2, dropout=0.0, contrast="known", bias="none", residual="private")
+    every = tiny.sequence_backbone(DATA, layers=2, dropout=0.0, contrast="catalogue", bias="none", residual="private")
+    row, examples = random_row(known.layout), known.examples(DATA.training().select(np.arange(3)))
+    assert len(examples.items) < 30
+    losses = []
+    for backbone in (known, every):
+        trained = TrainableRow(backbone.layout, row.clone())
+        losses.append(backbone.loss(trained.named, None, examples, np.arange(3), training=True).total)
+        losses[-1].backward()
+        assert trained.named["residual"].grad.any(1).all()
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("contrast", ["catalogue", "known", "own"])

@@ -63,7 +63,7 @@ def test_the_first_step_follows_the_gradient_of_the_whole_chain():
     parameters = tested.layout.views(row)
     examples = tested.examples(DATA.training())
     gradient = tested.item_gradient(parameters, tested.encode_catalogue(parameters), examples, 40)
-    learnt = tested.reader.learn(factors_of(tested, row), frozenset(), gradient, LESSON)
+    learned = tested.reader.learn(factors_of(tested, row), frozenset(), gradient, LESSON)
 
     def loss(factors: dict[str, torch.Tensor]) -> torch.Tensor:
         catalogue = tested.encode_catalogue({**parameters, **factors})
@@ -73,12 +73,12 @@ def test_the_first_step_follows_the_gradient_of_the_whole_chain():
     before = factors_of(tested, row)
     for name in before:  # by differences, the model's own gradients unused; AdamW's first step is rate times the sign
         step = 1e-2
-        place = int((learnt[name] - before[name]).abs().argmax())
+        place = int((learned[name] - before[name]).abs().argmax())
         moved = [{**before, name: before[name].clone()} for _ in range(2)]
         for sign, factors in zip((1, -1), moved, strict=True):
             factors[name].view(-1)[place] += sign * step
         slope = float(loss(moved[0]) - loss(moved[1])) / (2 * step)
-        change = float((learnt[name] - before[name]).reshape(-1)[place])
+        change = float((learned[name] - before[name]).reshape(-1)[place])
         assert abs(change) == pytest.approx(LESSON.rate, rel=0.02)
         assert change * slope < 0, f"{name} went uphill"
 

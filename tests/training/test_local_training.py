@@ -192,10 +192,10 @@ def test_training_learns(still):
         still, still.layout.views(row), still.encode_catalogue(still.layout.views(row)), examples, 200
     )
     after = train(still, SETTINGS.model_copy(update={"epochs": 10, "batch_tokens": 40}), users=40).row
-    learnt, _ = mean_loss(
+    learned, _ = mean_loss(
         still, still.layout.views(after), still.encode_catalogue(still.layout.views(after)), examples, 200
     )
-    assert learnt < min(0.8 * before, math.log(len(DATA.catalogue)))  # better than a guess among all items
+    assert learned < min(0.8 * before, math.log(len(DATA.catalogue)))  # better than a guess among all items
     assert targets == sum(max(len(history) - 1, 0) for history in DATA.training())
 
 

@@ -120,7 +120,7 @@ def forget(
 
     Its row goes from the checkpoints, it is asked no more, and a quorum is one
     of the silos that are left. Go on with `pplr coordinator run --resume`. What
-    the others' rows have learnt from it stays in them, and past rounds keep its
+    the others' rows have learned from it stays in them, and past rounds keep its
     figures. A trunk's server deletes what it has of it when the run goes on.
     Revoke its certificate too: `pplr pki revoke`.
 

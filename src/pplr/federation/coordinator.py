@@ -258,7 +258,7 @@ class Coordinator:
         similarity_of = self._strategy.similarity_of
         products = None if similarity_of is None else self._gram(received if similarity_of == "updates" else None)
         updates, names = intake.updates, self.bank.clients
-        trained = {name for name, update in updates.items() if update.targets > 0}  # the others learnt nothing
+        trained = {name for name, update in updates.items() if update.targets > 0}  # the others learned nothing
         missed = intake.absent.keys() - intake.quarantined | (set(names) - set(here))
         for record in self.progress.history:
             missed |= {*record.awaited, *record.absent} - {*record.quarantined}

@@ -72,7 +72,7 @@ class Intake:
         if (found := flaw(answer, task)) is not None:
             self._leave_out(task, found, quarantined=True)
             return
-        if answer.targets:  # who has learnt nothing has no row to give
+        if answer.targets:  # who has learned nothing has no row to give
             self._lengths[answer.client] = length(answer, task)
             self._bank.row(answer.client).copy_(answer.row)
         self.updates[answer.client] = replace(answer, row=answer.row.new_empty(0))  # a slice would hold the row

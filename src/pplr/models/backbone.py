@@ -27,8 +27,9 @@ Refresh = Literal["round", "epoch"]
 Contrast = Annotated[
     Literal["catalogue", "known", "own"],
     Field(
-        description="Items from which training tells the chosen one apart: the whole catalogue; known ones, of some "
-        "client's events; or those of the client's own. Items that nobody has chosen yet are pushed down by the first only."
+        description="Items from which training tells the chosen one apart: known ones, of some client's events, as far as "
+        "shared biases or residuals tell them (without these, and with strategy.kind = 'local', the whole catalogue is "
+        "meant); the whole catalogue; or those of the client's own events. Items that nobody has chosen yet are pushed down by the whole catalogue only."
     ),
 ]
 
@@ -37,19 +38,18 @@ def contrasted(contrast: Contrast, own: Tensor, shared: Tensor | None) -> Tensor
     """Return the codes of the items that training tells apart, ascending; None for the whole catalogue.
 
     An item is known to some client if its row of a shared table has moved away from zero, where all rows begin; what nobody
-    trains with stays there, weight decay or not. So in the first round a client knows its own items only.
+    trains with stays there, weight decay or not. So in the first round a client knows its own items only. Where no table is
+    shared, any item may be known to others, and all are told apart.
 
     Args:
         contrast: which items.
         own: codes of the items of the client's own events, ascending.
-        shared: [items, ...] its values of a table that all clients share; needed for "known".
+        shared: [items, ...] its values of a table that all clients share; None if they share none.
     """
-    if contrast == "catalogue":
-        return None
     if contrast == "own":
         return own
-    if shared is None:
-        raise ValueError("Known items are told by a table that clients share.")
+    if contrast == "catalogue" or shared is None:
+        return None
     moved = shared.detach().reshape(len(shared), -1).any(1)
     return moved.index_fill(0, own, True).nonzero().squeeze(1)
 

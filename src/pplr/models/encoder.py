@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
@@ -60,22 +60,13 @@ class EncoderSettings(BaseModel):
     negatives: int = Field(
         0, ge=0, description="Sampled negatives of the loss, shared by a batch; 0 takes the whole catalogue."
     )
-    contrast: Contrast = "catalogue"
+    contrast: Contrast = "known"
     second_stage: float = Field(
         0.5, ge=0, le=1, description="Share of the rounds after which item vectors are encoded once a round only."
     )
     examples: Literal["last", "all"] = Field(
         "all", description="Training examples per user: every next item of the training history, or only the last."
     )
-
-    @model_validator(mode="after")
-    def _known_items_are_told_by_a_shared_table(self) -> Self:
-        if self.contrast == "known" and self.bias != "shared":
-            raise ValueError(
-                "with backbone.contrast = 'known', clients tell from shared biases which items others have. Set "
-                "backbone.bias to 'shared', or contrast to 'own'"
-            )
-        return self
 
 
 @dataclass(frozen=True)

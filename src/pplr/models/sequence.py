@@ -61,7 +61,7 @@ class SequenceSettings(BaseModel):
         "the coordinator which items a silo has seen.",
     )
     bias: Where = Field("shared", description="A trained popularity bias per item; private keeps it from mixing.")
-    contrast: Contrast = "catalogue"
+    contrast: Contrast = "known"
     attributes: tuple[str, ...] | None = Field(
         None, description="Item columns that the text contains beside the title; absent: all of them."
     )
@@ -87,15 +87,6 @@ class SequenceSettings(BaseModel):
             raise ValueError(
                 f"backbone.heads = {self.heads} does not divide backbone.width = {self.width}. "
                 f"Set heads to {heads}, or width to {widths}."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _known_items_are_told_by_a_shared_table(self) -> Self:
-        if self.contrast == "known" and "shared" not in (self.bias, self.residual):
-            raise ValueError(
-                "with backbone.contrast = 'known', clients tell from a shared table which items others have. Set "
-                "backbone.bias or backbone.residual to 'shared', or contrast to 'own'"
             )
         return self
 

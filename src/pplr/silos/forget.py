@@ -44,7 +44,7 @@ def forget(folder: Path, silo: str, waiting: Callable[[], None] = lambda: None) 
 
     A coordinator that trains right now is given some time to end; `waiting` is called before.
 
-    What the others' rows have learnt from it stays in them, and its digests and figures of past rounds in the log. A trunk's
+    What the others' rows have learned from it stays in them, and its digests and figures of past rounds in the log. A trunk's
     server deletes what it has of it when the run goes on.
 
     Raises:

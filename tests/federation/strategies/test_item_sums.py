@@ -1,4 +1,4 @@
-"""Sums over items: what clients have learnt of an item adds up, and an item that a client does not have stays where it is."""
+"""Sums over items: what clients have learned of an item adds up, and an item that a client does not have stays where it is."""
 
 from __future__ import annotations
 

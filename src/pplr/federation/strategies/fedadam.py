@@ -23,7 +23,7 @@ class FedAdam(Strategy):
         x = x + eta m / (sqrt(v) + tau)
 
     As in the paper, moments are not corrected for their start: m is 0 and v is tau^2 before the first round. With beta1 =
-    beta2 = 0 and eta = tau far above any change, x + Delta is left: `fedavg`. With eta = 0 nothing is learnt.
+    beta2 = 0 and eta = tau far above any change, x + Delta is left: `fedavg`. With eta = 0 nothing is learned.
     """
 
     kind: Literal["fedadam"] = "fedadam"

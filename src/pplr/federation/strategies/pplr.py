@@ -37,7 +37,7 @@ class Pplr(Strategy):
     others by s_ci, and the others get nothing of it yet; from then on it is one of them.
 
     With similarity "parameters" and items "mean" the method is the paper's. By default updates are compared, and what is
-    learnt of items, where a backbone trains vectors of them, adds up (`ItemSums`). The options from `temperature` to `clip` are ours too, and change D
+    learned of items, where a backbone trains vectors of them, adds up (`ItemSums`). The options from `temperature` to `clip` are ours too, and change D
     as follows, in this order: s is
     raised to 1 / temperature, with the sum over the others kept; w is 1 without `speed`; every column i of d is multiplied
     by n_i where `by_size`; the diagonal of D is raised to `self_weight`, at the others' cost in proportion; with `clip`,
@@ -90,7 +90,7 @@ class Pplr(Strategy):
     items: Literal["mean", "submodel", "sum", "rescaled"] = Field(
         "rescaled",
         description="Trained vectors of items (backbone.residual): each client trains those of its own items only, and what "
-        "clients have learnt of an item adds up and is stretched for items that few of them have (rescaled), adds up (sum), or is "
+        "clients have learned of an item adds up and is stretched for items that few of them have (rescaled), adds up (sum), or is "
         "averaged over those who have it (submodel: FedSubAvg); or they are trained and mixed by D as everything else (mean: the "
         "paper).",
     )
