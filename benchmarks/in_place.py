@@ -22,7 +22,7 @@ from pplr.federation.strategies import Cohort, Mixing, Pplr
 from pplr.report.folder import read_metrics
 from pplr.runner import run
 from result_file import settings_of, write_result
-from study_pages import KEY, best_round
+from study_runs import KEY, best_round
 
 HERE = Path(__file__).parent
 Floats = NDArray[np.float64]

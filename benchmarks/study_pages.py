@@ -15,50 +15,22 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
-
+from main_table import MAIN, overview, steps
 from page_parts import between_marks, table
-from pplr.report.comparison import ComparedRun, Variant, compare_variants
-from pplr.report.comparison_text import with_interval
+from pplr.report.comparison import Variant, compare_variants
 from pplr.report.record import read_record
-from pplr.report.schema import Metrics
 from pplr.study.grid import cells
 from pplr.study.records import recorded
 from pplr.study.settings import SEED, load_study
 from pplr.wording import baseline_name
+from study_runs import KEY, STUDIES, ahead, best_round, overall_and_worst
 
 HERE = Path(__file__).parent
-STUDIES = HERE.parent / "studies"
 PAGES = [HERE.parent / "docs" / name for name in ("results.md", "ablations.md")]
-KEY = "ndcg@10"
 SUMMARY = ("pplr", "pplr as published", "fedavg", "local", "centralised")
 """Variants of the main study that README.md shows."""
 _AHEAD = ("pplr, items added up", "pplr, items averaged")
 """Strategies of which it is said how far they are ahead of the reference."""
-MAIN = {
-    "movietweetings": ("MovieTweetings", "movietweetings (demo)"),
-    "beauty": ("Amazon Beauty", "amazon-beauty"),
-    "games": ("Amazon Games", "amazon-games"),
-    "microlens": ("MicroLens", "microlens-50k"),
-}
-"""The studies of the main table: title, and name in the results of SASRec."""
-ROWS = {
-    "`local`: learning alone": "local",
-    "`fedavg`": "fedavg",
-    "the paper's D": "pplr as published",
-    "**`pplr`**": "pplr",
-    "`centralised`: pooled training": "centralised",
-}
-APART = {"`fedavg`": "fedavg", "the paper's D": "pplr as published", "`local`": "local", "`centralised`": "centralised"}
-STEPS = {
-    "items averaged, fresh": "pplr, items averaged, moments fresh",
-    "items added up, fresh": "pplr, items added up, moments fresh",
-    "and moments kept": "pplr, items added up",
-    "and rescaled: `pplr`": "pplr",
-    "`centralised`, fresh": "centralised, moments fresh",
-    "`centralised`": "centralised",
-}
-FRESH, NOT_RUN = ", moments fresh", "not run"
 BESIDE = ("popularity", "transitions", "item_knn", "recent")
 
 
@@ -88,93 +60,6 @@ def write(mark: str, text: str) -> None:
     if len(found) != 1:
         raise ValueError(f"One of {', '.join(page.name for page in PAGES)} needs a place '<!-- {mark}:start -->'.")
     between_marks(found[0], mark, text)
-
-
-def variants(path: Path, axis: str = "strategy") -> dict[str, dict[str, Path]]:
-    """Return the records of a study of one axis beside seeds: label -> seed -> record."""
-    known = recorded(STUDIES / "results" / path.stem)
-    found: dict[str, dict[str, Path]] = {}
-    for cell in cells(load_study(path), path.parent):
-        if (record := known.get(cell.digest)) is not None:
-            found.setdefault(cell.labels[axis], {})[cell.labels[SEED]] = record
-    return found
-
-
-def overview(sasrec: dict[str, Any]) -> str:
-    """Return the tables at the top of the page: what was reached on each data set, and how far `pplr` is from the others."""
-    columns = [_reached(study, sasrec.get(name, {}).get("runs", [])) for study, (_, name) in MAIN.items()]
-    distances = [_distances(variants(STUDIES / f"{study}.toml")) for study in MAIN]
-    titles = [title for title, _ in MAIN.values()]
-    first = table(
-        ["NDCG@10, all users / worst client", *titles],
-        [[title, *(column[title] for column in columns)] for title in columns[0]],
-    )
-    second = table(
-        ["`pplr` minus ...", *titles], [[title, *(column[title] for column in distances)] for title in distances[0]]
-    )
-    return f"{first}\n{second}"
-
-
-def _reached(study: str, sasrec: list[dict[str, Any]]) -> dict[str, str]:
-    """Return a column of the first table: what each of `ROWS` has reached in a study, then references; title -> text."""
-    found = variants(STUDIES / f"{study}.toml")
-    labels = {title: _chosen(found, label) for title, label in ROWS.items()}
-    data = read_record(next(iter(found[next(filter(None, labels.values()))].values()))).metrics.data
-    chosen = [Variant(label, tuple(found[label].values())) for label in labels.values() if label is not None]
-    comparison = compare_variants(chosen, KEY, samples=1)
-    runs = {run.label: run for run in comparison.runs}
-    most = max(len(run.seeds) for run in runs.values())
-    column = {"users × items": f"{data.users:,} × {data.items:,}", "seeds": str(most)}
-    for title, label in labels.items():
-        if label is None:
-            column[title] = NOT_RUN
-            continue
-        fresh = "ᶠ" if label.endswith(FRESH) else ""
-        column[title] = f"{_overall_and_worst(runs[label])}{fresh}{_seeds(len(found[label]), most)}"
-    column["SASRec, pooled"] = NOT_RUN
-    if sasrec:
-        overall, worst = mean(run["overall"][KEY] for run in sasrec), mean(run["worst_client"] for run in sasrec)
-        column["SASRec, pooled"] = f"{overall:.4f} / {worst:.4f}{_seeds(len(sasrec), most)}"
-    best = max(comparison.baselines, key=lambda each: each.overall)
-    column["the best count, pooled"] = f"{best.overall:.4f} / {best.worst:.4f}, {baseline_name(best.name)}"
-    return column
-
-
-def _seeds(count: int, most: int) -> str:
-    return "" if count == most else f" ({count} seed{'s' if count > 1 else ''})"
-
-
-def _distances(found: dict[str, dict[str, Path]]) -> dict[str, str]:
-    """Return a column of the second table: how far `pplr` is ahead, on the seeds of both; title -> difference with its interval."""
-    column: dict[str, str] = {}
-    for title, label in APART.items():
-        seeds = sorted(found.get("pplr", {}).keys() & found.get(label, {}).keys())
-        texts = ["fresh only" if f"{label}{FRESH}" in found else NOT_RUN] * 2
-        if seeds:
-            pair = [Variant(each, tuple(found[each][seed] for seed in seeds)) for each in (label, "pplr")]
-            texts = _ahead(compare_variants(pair, KEY).runs[1])
-        column |= {f"{title}, {what}": text for what, text in zip(("all users", "worst client"), texts, strict=True)}
-    return column
-
-
-def _chosen(found: dict[str, dict[str, Path]], label: str) -> str | None:
-    """Return the label of a variant with today's defaults, or else of an earlier one; None where there is neither."""
-    return next((each for each in (label, f"{label}{FRESH}") if each in found), None)
-
-
-def steps() -> str:
-    """Return what each step from the paper's way to today's default has brought, with the first seed."""
-    rows = []
-    for study, (title, _) in MAIN.items():
-        found = variants(STUDIES / f"{study}.toml")
-        figures = [
-            f"{read_record(found[label]['1']).metrics.overall.figure(KEY):.4f}"
-            if "1" in found.get(label, {})
-            else NOT_RUN
-            for label in STEPS.values()
-        ]
-        rows.append([title, *figures])
-    return table(["NDCG@10, seed 1", *STEPS], rows)
 
 
 def compared(study: Path, records: Path) -> list[tuple[dict[str, Any], str]]:
@@ -239,22 +124,11 @@ def by_clients(path: Path, folder: Path) -> str:
         by_name = {run.label: run for run in runs}
         rows.append(
             [clients, ", ".join(map(str, runs[0].seeds))]
-            + [_overall_and_worst(by_name[name]) if name in by_name else "" for name in study.axes["strategy"]]
-            + [text for name in _AHEAD for text in _ahead(by_name.get(name))]
+            + [overall_and_worst(by_name[name]) if name in by_name else "" for name in study.axes["strategy"]]
+            + [text for name in _AHEAD for text in ahead(by_name.get(name))]
         )
-    ahead = [f"{name} - {reference}, {what} [95%]" for name in _AHEAD for what in ("overall", "worst client")]
-    return table([*head, *ahead], rows)
-
-
-def _ahead(run: ComparedRun | None) -> list[str]:
-    """Return how far a run is ahead of the reference, overall and at the worst client; where it has not been run, nothing."""
-    return (
-        [""] * 2 if run is None else [with_interval(each, "**{}**") for each in (run.difference, run.worst_difference)]
-    )
-
-
-def _overall_and_worst(run: ComparedRun) -> str:
-    return f"{run.overall:.4f} / {run.balance.worst:.4f}" if run.balance is not None else f"{run.overall:.4f}"
+    differences = [f"{name} - {reference}, {what} [95%]" for name in _AHEAD for what in ("overall", "worst client")]
+    return table([*head, *differences], rows)
 
 
 def new_items(result: dict[str, Any]) -> str:
@@ -378,20 +252,6 @@ def summary(group: dict[str, Any]) -> str:
 
 def _worst(run: dict[str, Any]) -> str:
     return f"{run['balance']['worst']:.4f} ± {run['worst_std']:.4f}"
-
-
-def best_round(metrics: Metrics) -> tuple[float, float | None, int] | None:
-    """Return the validation NDCG@10 of the best round, the worst client's in it (None of pooled data), and how many rounds there
-    were; None where no round was validated by ranking.
-    """
-    number = 0 if metrics.stopped is None else metrics.stopped.best_round
-    best = metrics.rounds[number - 1].clients if number else {}
-    clients = [one for one in best.values() if KEY in one.validation and one.users]
-    if not clients:
-        return None
-    scores = [one.validation[KEY] for one in clients]
-    overall = float(np.average(scores, weights=[one.users for one in clients]))
-    return overall, min(scores) if len(scores) > 1 else None, len(metrics.rounds)
 
 
 SECTIONS = {

@@ -282,13 +282,59 @@ def test_what_the_pages_say_of_studies_is_what_their_records_say(script):
         axes = [axis for axis in pages.load_study(path).axes if axis != "seed"]
         if len(axes) > 1:
             continue  # the same label in several tables
-        for label, records in pages.variants(path, axes[0]).items():
+        for label, records in script("study_runs").variants(path, axes[0]).items():
             overall = [read_record(record).metrics.overall.figure("ndcg@10") for record in records.values()]
             (row, *_) = [line for line in table.splitlines() if line.startswith(f"| {label} |")]
             assert f"{np.mean(overall):.4f}" in row, (path.stem, label)
             assert f"| {', '.join(sorted(records))} |" in row
             seen += 1
     assert seen > 40
+
+
+def test_the_tables_at_the_top_are_of_the_records_and_stand_on_the_page(script):
+    top = script("main_table")
+    page = (SCRIPTS.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    sasrec = json.loads((SCRIPTS / "results" / "sasrec.json").read_text(encoding="utf-8"))["data"]
+    steps, shown = top.steps(), 0
+    assert steps in page
+    for study, (title, name) in top.MAIN.items():
+        found = top.variants(top.STUDIES / f"{study}.toml")
+        column = top._reached(study, sasrec.get(name, {}).get("runs", []))
+        table = page.partition("<!-- overview:start -->")[2].partition("\n\n")[0]
+        rows = {cells[0]: cells[1:] for line in table.splitlines() if (cells := line.strip("| ").split(" | "))}
+        at = rows["NDCG@10, all users / worst client"].index(title)
+        (step,) = [line.strip("| ").split(" | ") for line in steps.splitlines() if line.startswith(f"| {title} ")]
+        for row, label in top.ROWS.items():
+            fresh = label not in found
+            records = found.get(f"{label}, moments fresh" if fresh else label)
+            assert rows[row][at] == column[row]
+            if records is None:
+                assert column[row] == "not run"
+                continue
+            metrics = [read_record(record).metrics for record in records.values()]
+            assert column[row].startswith(f"{np.mean([one.overall.figure('ndcg@10') for one in metrics]):.4f} / ")
+            assert ("ᶠ" in column[row]) == fresh
+            if len(metrics) == 1:
+                clients = [one.figure("ndcg@10") for one in metrics[0].clients.values()]
+                assert f" / {min(clients):.4f}" in column[row]
+                shown += 1
+        for label, text in zip(top.STEPS.values(), step[1:], strict=True):
+            first = found.get(label, {}).get("1")
+            assert text == (
+                f"{read_record(first).metrics.overall.figure('ndcg@10'):.4f}" if first is not None else "not run"
+            )
+    assert shown > 5
+
+
+def test_how_far_others_are_behind_is_said_of_the_seeds_of_both_and_of_todays_runs_alone(script):
+    top = script("main_table")
+    found = top.variants(top.STUDIES / "movietweetings.toml")
+    some = {"pplr": found["pplr"], "fedavg": {"2": found["fedavg"]["2"]}, "local, moments fresh": found["local"]}
+    column = top._distances(some)
+    ours, theirs = (read_record(some[label]["2"]).metrics.overall.figure("ndcg@10") for label in ("pplr", "fedavg"))
+    assert column["`fedavg`, all users"].strip("*").startswith(f"{ours - theirs:+.4f} [")
+    assert column["`local`, worst client"] == "fresh only"
+    assert column["`centralised`, all users"] == "not run"
 
 
 def test_labels_of_runs_say_what_is_not_the_default(script):
