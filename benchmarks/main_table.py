@@ -7,7 +7,9 @@ from statistics import mean
 from typing import Any
 
 from page_parts import table
+from pplr.evaluation.bootstrap import Difference
 from pplr.report.comparison import Variant, compare_variants
+from pplr.report.comparison_text import with_interval
 from pplr.report.record import read_record
 from pplr.wording import baseline_name
 from study_runs import KEY, STUDIES, ahead, overall_and_worst, variants
@@ -24,9 +26,12 @@ ROWS = {
     "`fedavg`": "fedavg",
     "the paper's D": "pplr as published",
     "**`pplr`**": "pplr",
+    "`pplr` among known items": "pplr, known items",
     "`centralised`: pooled training": "centralised",
 }
 APART = {"`fedavg`": "fedavg", "the paper's D": "pplr as published", "`local`": "local", "`centralised`": "centralised"}
+COUNTS = {"transitions, pooled": "transitions", "item-kNN, pooled": "item_knn"}
+"""Counting on all clients' data: title, and name of the baseline."""
 STEPS = {
     "items averaged, fresh": "pplr, items averaged, moments fresh",
     "items added up, fresh": "pplr, items added up, moments fresh",
@@ -38,10 +43,18 @@ STEPS = {
 FRESH, NOT_RUN = ", moments fresh", "not run"
 
 
-def overview(sasrec: dict[str, Any]) -> str:
-    """Return the tables at the top of the page: what was reached on each data set, and how far `pplr` is from the others."""
+def overview(sasrec: dict[str, Any], counts: dict[str, Any]) -> str:
+    """Return the tables at the top of the page: what was reached on each data set, and how far `pplr` is from the others.
+
+    Args:
+        sasrec: what sasrec.json has of each data set.
+        counts: what against_counts.json has of each data set.
+    """
     columns = [_reached(study, sasrec.get(name, {}).get("runs", [])) for study, (_, name) in MAIN.items()]
-    distances = [_distances(variants(STUDIES / f"{study}.toml")) for study in MAIN]
+    distances = [
+        _distances(variants(STUDIES / f"{study}.toml")) | from_counts(counts.get(title, {}))
+        for study, (title, _) in MAIN.items()
+    ]
     titles = [title for title, _ in MAIN.values()]
     first = table(
         ["NDCG@10, all users / worst client", *titles],
@@ -92,6 +105,16 @@ def _distances(found: dict[str, dict[str, Path]]) -> dict[str, str]:
             pair = [Variant(each, tuple(found[each][seed] for seed in seeds)) for each in (label, "pplr")]
             texts = ahead(compare_variants(pair, KEY).runs[1])
         column |= {f"{title}, {what}": text for what, text in zip(("all users", "worst client"), texts, strict=True)}
+    return column
+
+
+def from_counts(run: dict[str, Any]) -> dict[str, str]:
+    """Return how far a run is ahead of counting: title -> difference with its interval, from its entry in against_counts.json."""
+    column = {}
+    for title, name in COUNTS.items():
+        found = run.get("minus", {}).get(name, {})
+        for what, key in (("all users", "overall"), ("worst client", "worst_client")):
+            column[f"{title}, {what}"] = with_interval(Difference(**found[key]), "**{}**") if key in found else NOT_RUN
     return column
 
 

@@ -46,8 +46,11 @@ def main() -> None:
             write(study.stem, "\n".join(parts))
             if study.stem == "movietweetings":
                 between_marks(HERE.parent / "README.md", "results", summary(groups[0][0]))
-    sasrec = json.loads((HERE / "results" / "sasrec.json").read_text(encoding="utf-8"))["data"]
-    write("overview", overview(sasrec))
+    sasrec, counts = (
+        json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))[key]
+        for name, key in (("sasrec", "data"), ("against_counts", "runs"))
+    )
+    write("overview", overview(sasrec, counts))
     write("steps", steps())
     for mark, (name, section) in SECTIONS.items():
         result = json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))

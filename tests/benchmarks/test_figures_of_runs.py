@@ -335,6 +335,55 @@ def test_how_far_others_are_behind_is_said_of_the_seeds_of_both_and_of_todays_ru
     assert column["`fedavg`, all users"].strip("*").startswith(f"{ours - theirs:+.4f} [")
     assert column["`local`, worst client"] == "fresh only"
     assert column["`centralised`, all users"] == "not run"
+    difference = {"first": 0.3, "second": 0.1, "low": 0.15, "high": 0.25, "level": 0.95, "users": 9}
+    counts = top.from_counts({"minus": {"item_knn": {"overall": difference}}})
+    assert counts["item-kNN, pooled, all users"] == "**+0.2000 [+0.1500, +0.2500]**"
+    assert counts["transitions, pooled, all users"] == counts["item-kNN, pooled, worst client"] == "not run"
+
+
+def test_runs_are_compared_with_counting_for_the_same_users_and_on_the_same_data_only(script, files, tmp_path):
+    from pplr.study.grid import cells
+    from pplr.study.records import record_cell
+    from pplr.study.run import find_folder, run_cells
+    from pplr.study.settings import load_study
+
+    for name in ("events.csv", "items.csv"):
+        (tmp_path / name).write_bytes((files / name).read_bytes())
+    text = f"""
+name = "one"
+[base]
+threads = 1
+data = {{ events = "events.csv", items = "items.csv" }}
+clients = {{ kind = "random", count = 3 }}
+backbone = {{ kind = "sequence", model = "{configuration(files).backbone.model}", width = 16, positions = 8 }}
+federation.rounds = 1
+[axes]
+seed = [1, 2]
+[axes.strategy.pplr]
+strategy.kind = "pplr"
+"""
+    path = tmp_path / "one.toml"
+    path.write_text(text, encoding="utf-8")
+    grid = cells(load_study(path), tmp_path)
+    assert run_cells(grid, tmp_path / "runs") == []
+    for cell in grid:
+        record_cell(cell, find_folder(tmp_path / "runs", cell), tmp_path / "records")
+    module, output = script("against_counts"), tmp_path / "r.json"
+    given = [str(path), "--records", str(tmp_path / "records"), "--name", "one", "--output", str(output)]
+    module.main(given)
+    minus = json.loads(output.read_text(encoding="utf-8"))["runs"]["one"]["minus"]
+    metrics = [read_record(place).metrics for place in (tmp_path / "records").glob("*.record.json")]
+    for name in ("popularity", "transitions", "item_knn"):
+        ours = np.mean([one.overall.figure("ndcg@10") for one in metrics])
+        assert minus[name]["overall"]["first"] == pytest.approx(ours)
+        assert minus[name]["overall"]["second"] == pytest.approx(metrics[0].baselines[name].overall.figure("ndcg@10"))
+        worst = np.mean([min(each.figure("ndcg@10") for each in one.clients.values()) for one in metrics])
+        assert minus[name]["worst_client"]["first"] == pytest.approx(worst)
+        assert minus[name]["overall"]["low"] < ours - minus[name]["overall"]["second"] < minus[name]["overall"]["high"]
+    lines = (tmp_path / "events.csv").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "events.csv").write_text("\n".join(lines[:-9]), encoding="utf-8")
+    with pytest.raises(SystemExit, match="are other data"):
+        module.main(given)
 
 
 def test_labels_of_runs_say_what_is_not_the_default(script):
