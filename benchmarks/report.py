@@ -161,6 +161,24 @@ def _sequence_speed(r: Result) -> str:
     )
 
 
+def _precision(r: Result) -> str:
+    rows = [
+        [
+            name,
+            f"{run['items']:,}",
+            f"{run['times_as_fast_in_cpu_time']:.1f} ({run['times_as_fast']:.1f})",
+            f"{run['matmul_ratio']:.1f}",
+            *(f"{run['loss_of_each_epoch'][precision][1]:.4f}" for precision in ("float32", "bfloat16")),
+        ]
+        for name, run in r["runs"].items()
+    ]
+    head = ["data, backbone", "items", "times as fast in CPU time (wall)", "a matrix product alone"]
+    return (
+        "`backbone.precision = 'bfloat16'` against float32: local training of one client, by turns in one process, one thread. "
+        "Losses are of the second epoch from the same start.\n\n" + table([*head, "loss, float32", "bfloat16"], rows)
+    )
+
+
 def _beam_search(r: Result) -> str:
     rows = [
         ["pplr", f"{r['pplr_users_per_second']:.2f}"],
@@ -305,6 +323,7 @@ def _catalogue_vectors(r: Result) -> str:
 SECTIONS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "training_throughput": ("Training the generative backbone", _training_throughput),
     "sequence_speed": ("Training the sequence backbone", _sequence_speed),
+    "precision": ("Training with products in bfloat16", _precision),
     "memory": ("Memory of more clients", _memory),
     "engine_overhead": ("Overhead of the engine", _engine_overhead),
     "aggregation": ("Comparing and mixing many clients", _aggregation),

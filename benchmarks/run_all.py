@@ -58,6 +58,7 @@ def planned(games: Path | None, work: Path, *, slow: bool) -> dict[str, list[str
         "engine_overhead": [],
         "plan_measured": data,
         "sequence_speed": [],
+        "precision": ["--backbone", "sequence", "encoder", "generative"],
         "trunk_training": data,
         "trunk_soak": [],
         "trunk_fuzz": [],

@@ -115,6 +115,15 @@ class Config(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _splits_what_is_in_full_precision(self) -> Self:
+        if self.placement.kind == "split" and self.backbone.precision != "float32":
+            raise ValueError(
+                "placement.kind = 'split' has the numbers of the whole model, in float32, and backbone.precision is "
+                f"{self.backbone.precision!r}. Leave the precision out, or set placement.kind to 'whole'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_no_lower_ranks_at_a_server(self) -> Self:
         if self.backbone.adapter.ranks and self.placement.kind == "split" and self.placement.server is not None:
             raise ValueError(

@@ -19,6 +19,9 @@ PACKAGES = ("pplr", "torch", "transformers", "tokenizers", "numpy", "polars", "g
 ROOM_NEEDED = 500_000_000
 """Bytes of free disk below which a first run may fail: a small model, its conversion, a run folder."""
 
+WORTH_ROUNDING = 1.5
+"""How many times as fast products in bfloat16 must be, for it to be worth a word."""
+
 MEMORY_FOR_GENERATIVE = 4_000_000_000
 """Bytes of memory that the generative backbone wants with the smallest model."""
 
@@ -53,6 +56,7 @@ class Health:
         processor: name of the processor.
         cores: processor cores that this process may use.
         threads: threads that torch uses.
+        bfloat16_times: how many times as fast as in float32 the processor makes a matrix product in bfloat16.
         memory_bytes: memory that this process may use: the machine's, or the container's.
         available_bytes: what of the machine's memory is free for new work.
         cuda: version of CUDA that torch was built for, None for a build without.
@@ -73,6 +77,7 @@ class Health:
     processor: str
     cores: int
     threads: int
+    bfloat16_times: float
     memory_bytes: int | None
     available_bytes: int | None
     cuda: str | None
@@ -116,6 +121,7 @@ def examine() -> Health:
         processor=_processor(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads=torch.get_num_threads(),
+        bfloat16_times=_bfloat16_times(),
         memory_bytes=total,
         available_bytes=available,
         cuda=cuda,
@@ -193,6 +199,13 @@ def _about_processors(health: Health) -> Iterator[Advice]:
             "(training.max_examples).",
         )
 
+    if not health.gpus and health.bfloat16_times > WORTH_ROUNDING:
+        yield Advice(
+            False,
+            f"This processor makes matrix products in bfloat16 {health.bfloat16_times:.1f} times as fast as in float32: "
+            "backbone.precision = 'bfloat16' saves time in training.",
+        )
+
 
 def _about_models(health: Health) -> Iterator[Advice]:
     names = {model.name for model in health.models}
@@ -208,6 +221,15 @@ def _about_models(health: Health) -> Iterator[Advice]:
             f"{' and '.join(lacking)} must be installed to convert smollm2-135m, the default of the generative "
             "backbone: `pip install 'pplr[gguf]'`.",
         )
+
+
+def _bfloat16_times() -> float:
+    import torch
+
+    from pplr.planning.speed import matmul_rate
+
+    rates = [matmul_rate(512, 10, dtype).per_cpu_second for dtype in (torch.float32, torch.bfloat16)]
+    return rates[1] / rates[0]
 
 
 def _version(package: str) -> str | None:

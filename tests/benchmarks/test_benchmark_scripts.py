@@ -150,6 +150,19 @@ def test_sequence_speed_learns_while_it_is_timed(script, tmp_path, data_options,
     assert result["flops_per_epoch"] > 6 * events * 30 * 128
 
 
+def test_both_precisions_train_the_same_examples_by_turns(script, tmp_path, data_options, model_folder):
+    small = ["--model", str(model_folder), "--repeats", "1", "--examples", "9"]
+    result = result_of(script("precision"), tmp_path / "r.json", *data_options, *small)
+    (run,) = result["runs"].values()
+    for full, rounded in zip(*run["loss_of_each_epoch"].values(), strict=True):
+        assert rounded != full
+        assert rounded == pytest.approx(full, rel=0.01)
+    assert run["times_as_fast"] == pytest.approx(
+        run["seconds"]["float32"]["median"] / run["seconds"]["bfloat16"]["median"]
+    )
+    assert f"{run['loss_of_each_epoch']['bfloat16'][1]:.4f}" in script("report")._precision(result)
+
+
 def test_what_a_catalogues_server_sends_is_counted_as_it_travels(script, tmp_path, data_options, model_folder):
     small = ["--model", str(model_folder), "--repeats", "1"]
     result = result_of(script("catalogue_vectors"), tmp_path / "r.json", *data_options, *small)

@@ -129,7 +129,7 @@ def test_the_size_of_the_cache_is_that_of_its_files(tmp_path, monkeypatch):
 def healthy(**changes):
     values = {
         "versions": {"gguf": "1", "accelerate": "1"}, "conflicts": (), "python": "3.11", "system": "Linux",
-        "processor": "P", "cores": 4, "threads": 4, "memory_bytes": 16_000_000_000, "available_bytes": 8_000_000_000,
+        "processor": "P", "cores": 4, "threads": 4, "bfloat16_times": 1.0, "memory_bytes": 16_000_000_000, "available_bytes": 8_000_000_000,
         "cuda": "12", "gpus": (Gpu("G", 10**10, 10**10),), "nvidia_device": True, "cache": "/c", "cache_bytes": 0,
         "cache_writable": True, "cache_free_bytes": 10 * ROOM_NEEDED, "here_free_bytes": 10 * ROOM_NEEDED,
         "models": (PulledModel("minilm", "encoder", 1),),
@@ -161,6 +161,12 @@ def test_advice(changes, serious, words):
     (advice,) = advise(healthy(**changes))
     assert advice.serious is serious
     assert words in advice.text
+
+
+def test_rounding_is_advised_where_it_is_faster_and_there_is_no_gpu():
+    (_, advice) = advise(healthy(gpus=(), cuda=None, nvidia_device=False, bfloat16_times=4.26))
+    assert "4.3 times" in advice.text and "backbone.precision" in advice.text
+    assert advise(healthy(bfloat16_times=4.26)) == ()
 
 
 def test_serious_advice_comes_first():

@@ -56,6 +56,7 @@ def _print_health(health: Health, console: Console) -> None:
         ("Python", health.python),
         ("system", health.system),
         ("processor", f"{health.processor}, {health.cores} cores, torch uses {health.threads} threads"),
+        ("bfloat16", f"matrix products {health.bfloat16_times:.1f} times as fast as in float32"),
         ("memory", f"{_gigabytes(health.memory_bytes)}, {_gigabytes(health.available_bytes)} free"),
     ]
     rows += [

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
+from pplr.models.arithmetic import Precision, arithmetic
 from pplr.models.backbone import Backbone, CatalogueScorer, Contrast, Loss, Parameters, Refresh, beyond, contrasted
 from pplr.models.batching import padded, sorted_batches
 from pplr.models.examples import next_items
@@ -61,6 +62,7 @@ class EncoderSettings(BaseModel):
         0, ge=0, description="Sampled negatives of the loss, shared by a batch; 0 takes the whole catalogue."
     )
     contrast: Contrast = "known"
+    precision: Precision = "float32"
     second_stage: float = Field(
         0.5, ge=0, le=1, description="Share of the rounds after which item vectors are encoded once a round only."
     )
@@ -148,8 +150,9 @@ class EncoderBackbone(Backbone[HistoryExamples]):
     @torch.no_grad()
     def encode_catalogue(self, parameters: Parameters) -> Tensor | None:
         """Return unit vectors [items, hidden] of all items with these parameters."""
-        with self.lora.bound(parameters):
-            return F.normalize(encode(self._body, self._tokens), dim=-1)
+        with self.lora.bound(parameters), arithmetic(self.settings.precision, self.device):
+            vectors = encode(self._body, self._tokens)
+        return F.normalize(vectors, dim=-1)
 
     def loss(
         self, parameters: Parameters, catalogue: Tensor | None, examples: HistoryExamples, rows: Ints, training: bool
@@ -217,8 +220,9 @@ class EncoderBackbone(Backbone[HistoryExamples]):
             stack.enter_context(self.lora.bound(parameters))
             if training:
                 stack.enter_context(self.lora.training(drawn_seed()))
+            stack.enter_context(arithmetic(self.settings.precision, self.device))
             states = self._body(input_ids=tokens, attention_mask=mask).last_hidden_state
-        return F.normalize(mean_pool(states, mask).float(), dim=-1)
+        return F.normalize(mean_pool(states, mask), dim=-1)
 
     def _history_ids(self, history: Ints) -> list[int]:
         newest = history[::-1][: self.settings.history_items]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
+from pplr.models.arithmetic import Precision, arithmetic
 from pplr.models.backbone import Backbone, CatalogueScorer, Loss, Parameters
 from pplr.models.batching import padded
 from pplr.models.causal import CausalModel, as_causal
@@ -52,6 +53,7 @@ class GenerativeSettings(BaseModel):
         description="How text becomes an item: catalogue searches among the catalogue's titles only; embedding writes "
         "freely and takes the items nearest in the base model's space.",
     )
+    precision: Precision = "float32"
     beams: int = Field(4, ge=1, le=64, description="Beams of the search.")
     examples: Literal["last", "all"] = Field(
         "all", description="Training examples per user: every next item of the training history, or only the last."
@@ -193,6 +195,10 @@ class GenerativeBackbone(Backbone[TitleExamples]):
                 stack.enter_context(self.lora.training(drawn_seed()))
             return self._loss(examples, rows)
 
+    def arithmetic(self) -> AbstractContextManager[Any]:
+        """Return a context in which the model reads, in the precision that the settings say; one for each pass."""
+        return arithmetic(self.settings.precision, self.device)
+
     def scorer(self, parameters: Parameters, catalogue: Tensor | None = None) -> CatalogueScorer:
         """Return a scorer that writes titles and grounds them as the settings say."""
         from pplr.models.grounding import grounded_scorer
@@ -210,9 +216,10 @@ class GenerativeBackbone(Backbone[TitleExamples]):
         start = _common_start(prompts)
         ids, mask = padded([p[start:] + t[:-1] for p, t in zip(prompts, targets, strict=True)], self.device)
         row, column = _target_positions([len(p) - start for p in prompts], [len(t) for t in targets], self.device)
-        states = self.model.continued(prompts[0][:start], ids, mask)[row, column]
+        with self.arithmetic():
+            logits = self.model.logits(self.model.continued(prompts[0][:start], ids, mask)[row, column])
         wanted = torch.tensor([token for target in targets for token in target], device=self.device)
-        total = F.cross_entropy(self.model.logits(states).float(), wanted, reduction="sum")
+        total = F.cross_entropy(logits.float(), wanted, reduction="sum")
         return Loss(total, len(wanted), int(examples.lengths[rows].sum()))
 
     def _measured(self, histories: Ragged, targets: Ints) -> TitleExamples:

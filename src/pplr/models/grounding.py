@@ -43,7 +43,7 @@ def write(
     `beams` is the width of the search; None takes the backbone's setting.
     """
     ids, mask = backbone.prompt_batch(histories)
-    with backbone.lora.bound(parameters), torch.no_grad():
+    with backbone.lora.bound(parameters), torch.no_grad(), backbone.arithmetic():
         return beam_search(
             backbone.model,
             ids,

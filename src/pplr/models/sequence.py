@@ -11,7 +11,7 @@ The language model turns each item's public text into one vector; a history is a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
+from pplr.models.arithmetic import Precision, arithmetic, rounded_cross_entropy, rounded_linear
 from pplr.models.backbone import Backbone, CatalogueScorer, Contrast, Loss, Parameters, beyond, contrasted
 from pplr.models.batching import padded, sorted_batches
 from pplr.models.item_reader import ItemReader, Lesson
@@ -36,8 +37,10 @@ from pplr.seeds import drawn_seed
 
 Where = Literal["shared", "private", "none"]
 
-_CHUNKS = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=128)
-"""On a CPU the logits of 128 states are held at once: faster for large catalogues. On CUDA this op's gradients do not repeat bit for bit."""
+_CHUNK = 128
+"""Number of states whose logits are held at once on a CPU: faster for large catalogues."""
+_CHUNKS = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=_CHUNK)
+"""On CUDA this op's gradients do not repeat bit for bit."""
 
 SCORED_ITEMS = 2048
 """Items of histories, padding counted, that are read at once for scoring: short histories are not padded to long ones."""
@@ -74,6 +77,7 @@ class SequenceSettings(BaseModel):
         description="With adapters: trained at every step on items of its batch, or once a round along the gradient of "
         "all items, as placement.kind = 'catalogue' needs it.",
     )
+    precision: Precision = "float32"
     live_items: int = Field(
         32, ge=1, description="With adapters: items per step whose text is read anew, for gradients."
     )
@@ -218,7 +222,7 @@ class SequenceBackbone(Backbone[ItemSequences]):
             return self._standardised(self.reader.encode(adapters).to(self.device))
         if self.lora is None or self._reader is None:
             return None
-        with self.lora.bound(parameters):
+        with self.lora.bound(parameters), self._arithmetic():
             return self._standardised(self._reader.encode())
 
     def loss(
@@ -229,7 +233,9 @@ class SequenceBackbone(Backbone[ItemSequences]):
         vectors = self._vectors(parameters, catalogue, seen)
         dropout = self.settings.dropout if training else 0.0
         among = self._among(parameters, examples) if training else None
-        return self._loss(parameters, self._embeddings(parameters, vectors), examples, rows, dropout, among)
+        rounded = training and self.settings.precision == "bfloat16"
+        table = self._embeddings(parameters, vectors, rounded=rounded)
+        return self._loss(parameters, table, examples, rows, dropout, among, rounded=rounded)
 
     def rate_factors(self, examples: ItemSequences, item_rate: float, own_items: bool) -> Tensor | None:
         """Return [P] one, but for the residuals: `item_rate`; with `own_items` zero in shared ones of other items."""
@@ -273,9 +279,9 @@ class SequenceBackbone(Backbone[ItemSequences]):
         """
         vectors = self.vectors if catalogue is None else catalogue
         table = self._embeddings(parameters, vectors).detach().requires_grad_()
-        targets, among = 0, self._among(parameters, examples)
+        targets, among, rounded = 0, self._among(parameters, examples), self.settings.precision == "bfloat16"
         for rows in sorted_batches(examples.lengths, batch_tokens):
-            loss = self._loss(parameters, table, examples, rows, 0.0, among)
+            loss = self._loss(parameters, table, examples, rows, 0.0, among, rounded=rounded)
             loss.total.backward()  # type: ignore[no-untyped-call]
             targets += loss.targets
         if table.grad is None:
@@ -290,7 +296,15 @@ class SequenceBackbone(Backbone[ItemSequences]):
         return contrasted(self.settings.contrast, torch.from_numpy(examples.items).to(self.device), shared)
 
     def _loss(
-        self, p: Parameters, table: Tensor, examples: ItemSequences, rows: Ints, dropout: float, among: Tensor | None
+        self,
+        p: Parameters,
+        table: Tensor,
+        examples: ItemSequences,
+        rows: Ints,
+        dropout: float,
+        among: Tensor | None,
+        *,
+        rounded: bool,
     ) -> Loss:
         items, mask = padded(list(examples.windows.select(rows)), self.device)
         scored = torch.from_numpy(examples.scored[rows]).to(self.device)
@@ -301,7 +315,7 @@ class SequenceBackbone(Backbone[ItemSequences]):
         targets = items[:, 1:][chosen]
         if among is not None:
             targets = torch.searchsorted(among, targets)
-        total = self._cross_entropy(p, table, states[chosen], targets, among)
+        total = self._cross_entropy(p, table, states[chosen], targets, among, rounded=rounded)
         if among is not None:
             total = total + beyond(among, self.items) * len(targets)
         return Loss(total, len(targets), int(examples.lengths[rows].sum()))
@@ -337,14 +351,18 @@ class SequenceBackbone(Backbone[ItemSequences]):
         with ExitStack() as stack:
             stack.enter_context(self.lora.training(drawn_seed()))
             stack.enter_context(self.lora.bound(parameters))
+            stack.enter_context(self._arithmetic())
             fresh = self._reader.read(live.tolist())
         return vectors.index_copy(0, live, self._standardised(fresh.float()))
+
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        return arithmetic(self.settings.precision, self.device)
 
     def _standardised(self, raw: Tensor) -> Tensor:
         return (raw - self._mean) / self._deviation
 
-    def _embeddings(self, p: Parameters, vectors: Tensor) -> Tensor:
-        embeddings = F.linear(vectors, p["projection"])
+    def _embeddings(self, p: Parameters, vectors: Tensor, *, rounded: bool = False) -> Tensor:
+        embeddings = (rounded_linear if rounded else F.linear)(vectors, p["projection"])
         return embeddings + p["residual"] if "residual" in p else embeddings
 
     def _states(self, p: Parameters, items: Tensor, dropout: float) -> Tensor:
@@ -354,7 +372,7 @@ class SequenceBackbone(Backbone[ItemSequences]):
         return F.linear(states * self.settings.width**-0.5, table, p.get("bias"))
 
     def _cross_entropy(
-        self, p: Parameters, table: Tensor, states: Tensor, targets: Tensor, among: Tensor | None
+        self, p: Parameters, table: Tensor, states: Tensor, targets: Tensor, among: Tensor | None, *, rounded: bool
     ) -> Tensor:
         """Return the cross-entropy of `_logits`, summed over `states`: of all items, or of those `among` which `targets` count."""
         bias = p.get("bias")
@@ -362,6 +380,8 @@ class SequenceBackbone(Backbone[ItemSequences]):
             table = F.embedding(among, table)
             bias = None if bias is None else bias.index_select(0, among)
         scaled = states * self.settings.width**-0.5
+        if rounded:
+            return rounded_cross_entropy(scaled, table, bias, targets, _CHUNK)
         return F.linear_cross_entropy(
             scaled, table, targets, linear_bias=bias, reduction="sum", options=_CHUNKS if table.is_cpu else None
         )

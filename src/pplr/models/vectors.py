@@ -39,9 +39,9 @@ def tokenise(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> Tokens:
 
 
 def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of `hidden` [batch, length, width] over the positions where `mask` [batch, length] is one."""
-    weights = mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+    """Return the mean, float32, of `hidden` [batch, length, width] over the positions where `mask` [batch, length] is one."""
+    weights = mask.unsqueeze(-1).float()
+    return (hidden.float() * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 def text_vectors(body: nn.Module, ids: Sequence[list[int]]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The speed of the machine at what it does best: a float32 matrix product."""
+"""The speed of the machine at what it does best: a matrix product."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Rate:
     per_cpu_second: float
 
 
-def matmul_rate(size: int = 1024, products: int = 20) -> Rate:
-    """Return the best rates of many products of [size, size] float32 matrices, 2 size^3 operations each.
+def matmul_rate(size: int = 1024, products: int = 20, dtype: torch.dtype = torch.float32) -> Rate:
+    """Return the best rates of many products of [size, size] matrices, 2 size^3 operations each.
 
     Each takes some ten milliseconds, so that on a busy machine a few of many are left alone.
     """
-    a, b, out = torch.rand(size, size), torch.rand(size, size), torch.empty(size, size)
+    a, b, out = (torch.rand(size, size).to(dtype) for _ in range(3))
     torch.mm(a, b, out=out)
     rates = []
     for _ in range(products):
