@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     done = [cell for cell in chosen if cell.digest in known]
     if len({cell.variant for cell in done}) != 1:
         raise SystemExit(
-            f"{len(done)} cells with records are chosen, of one variant they must be. Say --only for each axis."
+            f"{len(done)} cells with records are chosen. Choose some of one variant, by --only for each axis but seed."
         )
     old = json.loads(options.output.read_text(encoding="utf-8"))["runs"] if options.output.is_file() else {}
     entry = {**circumstances(), "study": options.study.stem, "labels": labels(done)}

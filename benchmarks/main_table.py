@@ -20,7 +20,7 @@ MAIN = {
     "games": ("Amazon Games", "amazon-games"),
     "microlens": ("MicroLens", "microlens-50k"),
 }
-"""The studies of the main table: title, and name in the results of SASRec."""
+"""The studies of the main table: title, by which against_counts.json has it too, and name in sasrec.json."""
 ROWS = {
     "`local`: learning alone": "local",
     "`fedavg`": "fedavg",

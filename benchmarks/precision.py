@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from pplr.config import parse_config
-from pplr.doctor import examine
 from pplr.federation.events import ignore
 from pplr.models.arithmetic import Precision
+from pplr.planning.speed import bfloat16_times
 from pplr.training import Place, train_locally
 from pplr.wiring import Parts, prepare
 from result_file import circumstances, summary, write_result
@@ -71,7 +71,7 @@ def measured(options: argparse.Namespace, backbone: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "items": parts["float32"].backbone.items,
         "targets": first.targets,
-        "matmul_ratio": examine().bfloat16_times,
+        "matmul_ratio": bfloat16_times(),
         "seconds": {precision: summary(times[1:]) for precision, times in walls.items()},
         "cpu_seconds": {precision: summary(times[1:]) for precision, times in cpus.items()},
         "times_as_fast": ratio(walls),

@@ -156,10 +156,10 @@ def _buckets(data: str, runs: list[dict[str, Any]]) -> str:
 
 
 def how_trained(run: dict[str, Any]) -> str:
-    """Return a name for a run: its strategy, what its backbone was trained among, and with what."""
+    """Return a name for a run: its strategy, what its backbone was trained among, with what, and whether clients count too."""
     backbone = run["backbone"]
     text = "" if backbone["residual"] != "none" else ", text alone"
-    return f"{run['strategy']['kind']}, `{backbone['contrast']}`{text}"
+    return f"{run['strategy']['kind']}, `{backbone['contrast']}`{text}{', own counts' if run['counts'] else ''}"
 
 
 def _both(figures: dict[str, float]) -> str:

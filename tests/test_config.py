@@ -58,25 +58,41 @@ def test_moments_are_kept_where_what_they_belong_to_is(given, moments, tmp_path)
     assert f'moments = "{moments}"' in config_toml(config)
 
 
-@pytest.mark.parametrize("backbone", ["sequence", "encoder"])
+PRIVATE = {"bias": "none", "residual": "private"}
+
+
 @pytest.mark.parametrize(
     ("strategy", "given", "contrast"),
     [
         ("pplr", {}, "known"),
         ("centralised", {}, "known"),
+        ("pplr", {"bias": "private"}, "known"),
+        ("pplr", PRIVATE, "catalogue"),
         ("local", {}, "catalogue"),
-        ("local", {"contrast": "known"}, "catalogue"),
         ("local", {"contrast": "own"}, "own"),
         ("pplr", {"contrast": "catalogue"}, "catalogue"),
+        ("pplr", {"kind": "encoder"}, "catalogue"),
     ],
 )
-def test_who_hears_nothing_of_others_trains_among_all_items(backbone, strategy, given, contrast, tmp_path):
-    content = {"data": {"demo": "movietweetings"}, "backbone": {"kind": backbone} | given}
+def test_who_hears_nothing_of_others_items_trains_among_all(strategy, given, contrast, tmp_path):
+    content = {"data": {"demo": "movietweetings"}, "backbone": {"kind": "sequence"} | given}
     config = parse_config(content | {"strategy": {"kind": strategy}}, tmp_path)
     assert config.backbone.contrast == contrast
-    assert f'contrast = "{contrast}"' in config_toml(config)
+    (tmp_path / "config.toml").write_text(config_toml(config))
+    assert load_config(tmp_path / "config.toml") == config
     copied = parse_config(content, tmp_path).model_copy(update={"strategy": config.strategy})
     assert copied.backbone == config.backbone
+
+
+@pytest.mark.parametrize(
+    ("strategy", "given"),
+    [("local", {}), ("pplr", PRIVATE), ("pplr", {"kind": "encoder", "bias": "private"})],
+)
+def test_known_items_are_refused_where_nothing_tells_them(strategy, given, tmp_path):
+    backbone = {"kind": "sequence", "contrast": "known"} | given
+    content = {"data": {"demo": "movietweetings"}, "backbone": backbone, "strategy": {"kind": strategy}}
+    with pytest.raises(ConfigError, match="needs a table of items that others change too"):
+        parse_config(content, tmp_path)
 
 
 def test_a_copy_with_what_is_made_anew_starts_afresh_too(tmp_path):

@@ -21,6 +21,7 @@ from pplr.errors import ConfigError, command
 from pplr.federation.settings import FederationSettings
 from pplr.federation.strategies import STRATEGIES, Pplr, Strategy
 from pplr.fusion.settings import FusionSettings
+from pplr.models.backbone import Contrast
 from pplr.models.hub.registry import find
 from pplr.models.parts.settings import PlacementSettings, WholePlacement
 from pplr.models.settings import BackboneSettings, GenerativeSettings, SequenceSettings, Where
@@ -203,7 +204,16 @@ class Config(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _is_what_will_be_done(self) -> Self:
+    def _tells_known_items_where_it_says_so(self) -> Self:
+        if self._contrast == "known" and "contrast" in self.backbone.model_fields_set and self._hears_of_no_items:
+            raise ValueError(
+                "backbone.contrast = 'known' needs a table of items that others change too. Leave it out, set it to 'catalogue' "
+                "or 'own', set backbone.bias or backbone.residual to 'shared', or take a strategy other than 'local'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _says_what_will_be_done(self) -> Self:
         return self._resolved()
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
@@ -213,7 +223,7 @@ class Config(BaseModel):
     def _resolved(self) -> Self:
         if self.training.moments == "kept" and self._made_anew:
             self._becomes("training", moments="fresh")
-        if not isinstance(self.backbone, GenerativeSettings) and self.backbone.contrast == "known" and self._alone:
+        if self._contrast == "known" and self._hears_of_no_items:
             self._becomes("backbone", contrast="catalogue")
         return self
 
@@ -222,9 +232,14 @@ class Config(BaseModel):
         object.__setattr__(self, section, getattr(self, section).model_copy(update=values))
 
     @property
-    def _alone(self) -> bool:
-        """Return whether a client hears nothing of the others, which would tell what they know."""
-        return not (self.strategy.exchanges or self.strategy.pools_data)
+    def _contrast(self) -> Contrast | None:
+        return None if isinstance(self.backbone, GenerativeSettings) else self.backbone.contrast
+
+    @property
+    def _hears_of_no_items(self) -> bool:
+        """Return whether no table of items reaches a client from others, which would tell what these have."""
+        tables = {getattr(self.backbone, name, "none") for name in ("bias", "residual")}
+        return "shared" not in tables or not (self.strategy.exchanges or self.strategy.pools_data)
 
     @property
     def _made_anew(self) -> str:

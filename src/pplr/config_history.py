@@ -53,8 +53,10 @@ def _adds_up(content: Mapping[str, Any]) -> bool:
     return kinds == ("sequence", "shared", "pplr")
 
 
-def _scores_all_items(content: Mapping[str, Any]) -> bool:
-    return _section(content, "backbone").get("kind", "sequence") in ("sequence", "encoder")
+def _hears_of_items(content: Mapping[str, Any]) -> bool:
+    backbone, strategy = _section(content, "backbone"), _section(content, "strategy")
+    shared = "shared" in (backbone.get("bias", "shared"), backbone.get("residual", "shared"))
+    return backbone.get("kind", "sequence") == "sequence" and shared and strategy.get("kind", "pplr") != "local"
 
 
 _EARLIER = (
@@ -63,7 +65,7 @@ _EARLIER = (
         "contrast",
         "catalogue",
         "trained among the whole catalogue; among known items now",
-        _scores_all_items,
+        _hears_of_items,
     ),
     Earlier(
         "strategy", "items", "mean", "averaged what clients learn of items; it adds up and is stretched now", _adds_up

@@ -19,8 +19,8 @@ PACKAGES = ("pplr", "torch", "transformers", "tokenizers", "numpy", "polars", "g
 ROOM_NEEDED = 500_000_000
 """Bytes of free disk below which a first run may fail: a small model, its conversion, a run folder."""
 
-WORTH_ROUNDING = 1.5
-"""How many times as fast products in bfloat16 must be, for it to be worth a word."""
+WORTH_ROUNDING = 2.5
+"""How many times as fast products in bfloat16 must be, for training to gain by it (docs/benchmarks.md)."""
 
 MEMORY_FOR_GENERATIVE = 4_000_000_000
 """Bytes of memory that the generative backbone wants with the smallest model."""
@@ -108,6 +108,7 @@ def examine() -> Health:
     import torch
 
     from pplr.models.hub import cache_folder, installed
+    from pplr.planning.speed import bfloat16_times
 
     cache = cache_folder()
     present = next(folder for folder in (cache, *cache.parents) if folder.exists())
@@ -121,7 +122,7 @@ def examine() -> Health:
         processor=_processor(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads=torch.get_num_threads(),
-        bfloat16_times=_bfloat16_times(),
+        bfloat16_times=bfloat16_times(),
         memory_bytes=total,
         available_bytes=available,
         cuda=cuda,
@@ -202,8 +203,8 @@ def _about_processors(health: Health) -> Iterator[Advice]:
     if not health.gpus and health.bfloat16_times > WORTH_ROUNDING:
         yield Advice(
             False,
-            f"This processor makes matrix products in bfloat16 {health.bfloat16_times:.1f} times as fast as in float32: "
-            "backbone.precision = 'bfloat16' saves time in training.",
+            f"This processor makes matrix products in bfloat16 {health.bfloat16_times:.1f} times as fast as in float32. "
+            "With backbone.precision = 'bfloat16' training takes less time, by some tens of percent or half.",
         )
 
 
@@ -221,15 +222,6 @@ def _about_models(health: Health) -> Iterator[Advice]:
             f"{' and '.join(lacking)} must be installed to convert smollm2-135m, the default of the generative "
             "backbone: `pip install 'pplr[gguf]'`.",
         )
-
-
-def _bfloat16_times() -> float:
-    import torch
-
-    from pplr.planning.speed import matmul_rate
-
-    rates = [matmul_rate(512, 10, dtype).per_cpu_second for dtype in (torch.float32, torch.bfloat16)]
-    return rates[1] / rates[0]
 
 
 def _version(package: str) -> str | None:

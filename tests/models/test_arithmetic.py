@@ -119,6 +119,36 @@ def test_training_in_it_learns_as_much(kind):
     assert fallen["float32"] > 0
 
 
+@pytest.mark.parametrize("contrast", ["catalogue", "own"])
+@pytest.mark.parametrize("private", [False, True])
+def test_a_rounded_gradient_of_items_is_near_the_full_one(contrast, private):
+    found = []
+    for precision in ("float32", "bfloat16"):
+        where = {"residual": "private" if private else "shared", "bias": "none" if private else "shared"}
+        tested = tiny.sequence_backbone(DATA, dropout=0.0, precision=precision, contrast=contrast, **where)
+        examples = tested.examples(DATA.training().select(np.arange(3)))
+        assert 2 < len(examples.items) < 30
+        found.append(tested.item_gradient(tested.layout.views(random_row(tested.layout)), None, examples, 20))
+    assert torch.equal(found[0].any(1), found[1].any(1)), "of the same items"
+    assert 0 < float((found[1] - found[0]).norm() / found[0].norm()) < 0.05
+
+
+def test_items_that_are_read_at_every_step_are_read_in_it():
+    adapters = {"adapters": True, "adapter": AdapterSettings(rank=2, dropout=0.0), "live_items": 5}
+    found = []
+    for precision in ("float32", "bfloat16"):
+        tested = tiny.sequence_backbone(DATA, dropout=0.0, precision=precision, **adapters)
+        trained = TrainableRow(tested.layout, random_row(tested.layout))
+        examples = tested.examples(DATA.training())
+        vectors = tested.encode_catalogue(trained.frozen())
+        torch.manual_seed(1)
+        tested.loss(trained.named, vectors, examples, np.arange(6), training=True).total.backward()
+        found.append((vectors, torch.cat([trained.named[spec.name].grad.reshape(-1) for spec in tested.lora.specs])))
+    for full, rounded in zip(*found, strict=True):
+        assert rounded.dtype == torch.float32
+        assert 0 < float((rounded - full).norm() / full.norm()) < 0.2
+
+
 def test_what_the_default_backbone_is_measured_by_is_not_rounded():
     full, rounded = (backbone("sequence", precision) for precision in ("float32", "bfloat16"))
     parameters = full.layout.views(random_row(full.layout))

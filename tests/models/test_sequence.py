@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import tiny
 from pplr.data.dataset import Part, Queries, Ragged
 from pplr.errors import ConfigError
-from pplr.models.layout import TrainableRow
+from pplr.federation.strategies import FedPer
+from pplr.models.layout import Layout, TrainableRow
 from pplr.models.lora import AdapterSettings
 from pplr.models.sequence import SequenceBackbone, SequenceSettings
 from pplr.models.sequence_network import hidden_states
@@ -159,6 +160,17 @@ def test_known_items_are_its_own_and_those_that_anybody_has_moved(table):
     fewer = float(loss.total.detach()) - loss.targets * math.log(30 / len(expected))
     every = float(among_all.loss(trained.frozen(), None, examples, np.arange(3), training=True).total)
     assert fewer < every, "the same scores, fewer to tell apart"
+
+
+@pytest.mark.parametrize(("names", "among_all"), [(("bias",), False), (("bias", "residual"), True), (("*",), True)])
+def test_tables_that_a_strategy_keeps_private_tell_of_no_other_clients_items(names, among_all):
+    tested = tiny.sequence_backbone(DATA, layers=2, dropout=0.0, contrast="known")
+    tested.layout = Layout(FedPer(names=names).scope(tested.layout.specs))
+    examples = tested.examples(DATA.training().select(np.arange(3)))
+    trained = TrainableRow(tested.layout, tested.layout.initial_row(1))
+    tested.loss(trained.named, None, examples, np.arange(3), training=True).total.backward()
+    touched = torch.nonzero(trained.named["bias"].grad)[:, 0].tolist()
+    assert touched == (list(range(30)) if among_all else examples.items.tolist())
 
 
 def test_without_a_shared_table_any_item_may_be_known():

@@ -1,4 +1,4 @@
-"""In which precision large matrix products are made; parameters, optimisers, sums and figures stay in float32."""
+"""In which precision large matrix products are made; parameters, optimisers, losses and scores stay in float32."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 Precision = Annotated[
     Literal["float32", "bfloat16"],
     Field(
-        description="What large matrix products are made in: the language model's, and in training those with the whole "
-        "catalogue. bfloat16 keeps 8 of 24 bits, and is faster where the processor has it (pplr doctor tells)."
+        description="What large matrix products are made in: the language model's (not where its adapters learn once a round), "
+        "and those of training with the catalogue's items. bfloat16 keeps three digits, and is faster where the processor "
+        "has it (pplr doctor tells). The same at all silos."
     ),
 ]
 
@@ -51,7 +52,7 @@ def rounded_cross_entropy(states: Tensor, table: Tensor, bias: Tensor | None, ta
 
 
 class _RoundedCrossEntropy(torch.autograd.Function):
-    """The gradients are made with the loss, while the logits are there, and kept until they are asked for."""
+    """The gradients are made with the loss, while the logits are there, and kept until they are asked for, once."""
 
     @staticmethod
     def forward(
@@ -83,6 +84,7 @@ class _RoundedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         by_state, by_item, *by_bias = (kept * gradients[0] for kept in ctx.saved_tensors)
         return by_state, by_item, by_bias[0] if by_bias else None, None, None

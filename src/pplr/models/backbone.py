@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Generic, Literal, Protocol, Self, TypeVar
 
@@ -27,9 +27,9 @@ Refresh = Literal["round", "epoch"]
 Contrast = Annotated[
     Literal["catalogue", "known", "own"],
     Field(
-        description="Items from which training tells the chosen one apart: known ones, of some client's events, as far as "
-        "shared biases or residuals tell them (without these, and with strategy.kind = 'local', the whole catalogue is "
-        "meant); the whole catalogue; or those of the client's own events. Items that nobody has chosen yet are pushed down by the whole catalogue only."
+        description="Items from which training tells the chosen one apart: known to some client, as shared biases or "
+        "residuals tell (where there are none, and with strategy.kind = 'local', it has to be the whole catalogue); the whole "
+        "catalogue; or those of the client's own examples. Only the whole catalogue pushes down what nobody has chosen yet."
     ),
 ]
 
@@ -38,13 +38,14 @@ def contrasted(contrast: Contrast, own: Tensor, shared: Tensor | None) -> Tensor
     """Return the codes of the items that training tells apart, ascending; None for the whole catalogue.
 
     An item is known to some client if its row of a shared table has moved away from zero, where all rows begin; what nobody
-    trains with stays there, weight decay or not. So in the first round a client knows its own items only. Where no table is
-    shared, any item may be known to others, and all are told apart.
+    trains with stays there, weight decay or not. So in the first round a client knows its own items only, and later what it has
+    received tells it of (a median of rows tells nothing of an item that few have moved). Where no table is shared, any item may be
+    known to others, and all are told apart.
 
     Args:
         contrast: which items.
-        own: codes of the items of the client's own events, ascending.
-        shared: [items, ...] its values of a table that all clients share; None if they share none.
+        own: codes of the items of the client's own examples, ascending.
+        shared: [items, ...] its values of a table that all clients share (`shared_table`); None if they share none.
     """
     if contrast == "own":
         return own
@@ -52,6 +53,12 @@ def contrasted(contrast: Contrast, own: Tensor, shared: Tensor | None) -> Tensor
         return None
     moved = shared.detach().reshape(len(shared), -1).any(1)
     return moved.index_fill(0, own, True).nonzero().squeeze(1)
+
+
+def shared_table(layout: Layout, parameters: Parameters, names: Sequence[str]) -> Tensor | None:
+    """Return the first of these tables that the layout has, and not as private to a client; None where there is none."""
+    shared = {spec.name for spec in layout.specs if not spec.private}
+    return next((parameters[name] for name in names if name in shared), None)
 
 
 def beyond(among: Tensor, items: int) -> float:

@@ -27,7 +27,17 @@ from torch import Tensor, nn
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
 from pplr.models.arithmetic import Precision, arithmetic
-from pplr.models.backbone import Backbone, CatalogueScorer, Contrast, Loss, Parameters, Refresh, beyond, contrasted
+from pplr.models.backbone import (
+    Backbone,
+    CatalogueScorer,
+    Contrast,
+    Loss,
+    Parameters,
+    Refresh,
+    beyond,
+    contrasted,
+    shared_table,
+)
 from pplr.models.batching import padded, sorted_batches
 from pplr.models.examples import next_items
 from pplr.models.layout import Layout, ParameterSpec, zeros
@@ -61,7 +71,7 @@ class EncoderSettings(BaseModel):
     negatives: int = Field(
         0, ge=0, description="Sampled negatives of the loss, shared by a batch; 0 takes the whole catalogue."
     )
-    contrast: Contrast = "known"
+    contrast: Contrast = "catalogue"
     precision: Precision = "float32"
     second_stage: float = Field(
         0.5, ge=0, le=1, description="Share of the rounds after which item vectors are encoded once a round only."
@@ -173,7 +183,7 @@ class EncoderBackbone(Backbone[HistoryExamples]):
 
     def _among(self, parameters: Parameters, examples: HistoryExamples) -> Tensor | None:
         """Return the codes of the items that training tells apart, ascending; None for the whole catalogue."""
-        shared = parameters["bias"] if self.settings.bias == "shared" else None
+        shared = shared_table(self.layout, parameters, ("bias",))
         return contrasted(self.settings.contrast, torch.from_numpy(examples.items).to(self.device), shared)
 
     def scorer(self, parameters: Parameters, catalogue: Tensor | None = None) -> EncoderScorer:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
 from pplr.models.arithmetic import Precision, arithmetic, rounded_cross_entropy, rounded_linear
-from pplr.models.backbone import Backbone, CatalogueScorer, Contrast, Loss, Parameters, beyond, contrasted
+from pplr.models.backbone import Backbone, CatalogueScorer, Contrast, Loss, Parameters, beyond, contrasted, shared_table
 from pplr.models.batching import padded, sorted_batches
 from pplr.models.item_reader import ItemReader, Lesson
 from pplr.models.layout import Layout, ParameterSpec, kaiming, zeros
@@ -38,7 +38,7 @@ from pplr.seeds import drawn_seed
 Where = Literal["shared", "private", "none"]
 
 _CHUNK = 128
-"""Number of states whose logits are held at once on a CPU: faster for large catalogues."""
+"""Number of states whose logits are held at once, on a CPU or in bfloat16: faster for large catalogues."""
 _CHUNKS = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=_CHUNK)
 """On CUDA this op's gradients do not repeat bit for bit."""
 
@@ -290,9 +290,7 @@ class SequenceBackbone(Backbone[ItemSequences]):
 
     def _among(self, parameters: Parameters, examples: ItemSequences) -> Tensor | None:
         """Return the codes of the items that training tells apart, ascending; None for the whole catalogue."""
-        shared = next(
-            (parameters[name] for name in ("bias", "residual") if getattr(self.settings, name) == "shared"), None
-        )
+        shared = shared_table(self.layout, parameters, ("bias", "residual"))
         return contrasted(self.settings.contrast, torch.from_numpy(examples.items).to(self.device), shared)
 
     def _loss(

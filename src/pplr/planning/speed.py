@@ -25,7 +25,7 @@ class Rate:
 def matmul_rate(size: int = 1024, products: int = 20, dtype: torch.dtype = torch.float32) -> Rate:
     """Return the best rates of many products of [size, size] matrices, 2 size^3 operations each.
 
-    Each takes some ten milliseconds, so that on a busy machine a few of many are left alone.
+    Each takes some milliseconds, so that on a busy machine a few of many are left alone.
     """
     a, b, out = (torch.rand(size, size).to(dtype) for _ in range(3))
     torch.mm(a, b, out=out)
@@ -36,6 +36,12 @@ def matmul_rate(size: int = 1024, products: int = 20, dtype: torch.dtype = torch
         seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
         rates.append(Rate(2 * size**3 / seconds, 2 * size**3 / max(cpu_seconds, 1e-9)))
     return best(rates)
+
+
+def bfloat16_times() -> float:
+    """Return how many times as fast as in float32 matrix products are in bfloat16, below 1 where they are slower."""
+    full, rounded = (matmul_rate(512, 10, dtype) for dtype in (torch.float32, torch.bfloat16))
+    return rounded.per_cpu_second / full.per_cpu_second
 
 
 def best(rates: Sequence[Rate]) -> Rate:
