@@ -295,14 +295,25 @@ def test_the_tables_at_the_top_are_of_the_records_and_stand_on_the_page(script):
     top = script("main_table")
     page = (SCRIPTS.parent / "docs" / "results.md").read_text(encoding="utf-8")
     sasrec = json.loads((SCRIPTS / "results" / "sasrec.json").read_text(encoding="utf-8"))["data"]
+    counts = json.loads((SCRIPTS / "results" / "against_counts.json").read_text(encoding="utf-8"))["runs"]
     steps, shown = top.steps(), 0
     assert steps in page
     for study, (title, name) in top.MAIN.items():
         found = top.variants(top.STUDIES / f"{study}.toml")
         column = top._reached(study, sasrec.get(name, {}).get("runs", []))
-        table = page.partition("<!-- overview:start -->")[2].partition("\n\n")[0]
-        rows = {cells[0]: cells[1:] for line in table.splitlines() if (cells := line.strip("| ").split(" | "))}
+        first, second = (
+            page.partition("<!-- overview:start -->")[2].partition("<!-- overview:end -->")[0].strip().split("\n\n")
+        )
+        rows, behind = (
+            {cells[0]: cells[1:] for line in table.splitlines() if (cells := line.strip("| ").split(" | "))}
+            for table in (first, second)
+        )
         at = rows["NDCG@10, all users / worst client"].index(title)
+        for row, text in top.from_counts(counts[title]).items():
+            assert behind[row][at] == text != "not run"
+            overall = counts[title]["minus"][top.COUNTS[row.rpartition(", ")[0]]]["overall"]
+            if row.endswith("all users"):
+                assert text.strip("*").startswith(f"{overall['first'] - overall['second']:+.4f} [")
         (step,) = [line.strip("| ").split(" | ") for line in steps.splitlines() if line.startswith(f"| {title} ")]
         for row, label in top.ROWS.items():
             fresh = label not in found
