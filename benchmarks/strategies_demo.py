@@ -73,6 +73,7 @@ def configuration(name: str, seed: int, rounds: int, threads: int | None) -> Con
     values = demo_config("sequence", "fedavg", seed, fusion=False).model_dump(mode="json", exclude_none=True)
     values["name"] = "".join(letter if letter.isalnum() else "-" for letter in name)
     values["strategy"] = VARIANTS[name]
+    values["backbone"].pop("contrast")  # the default follows from the strategy
     values["federation"]["rounds"] = rounds
     values["evaluation"]["baselines"] = False
     if threads is not None:

@@ -291,7 +291,7 @@ def test_a_client_may_train_the_vectors_of_its_own_items_only():
 @pytest.mark.parametrize("residual", ["shared", "private"])
 def test_vectors_of_items_learn_at_a_rate_of_their_own(residual, own_items):
     data = tiny.dataset()
-    backbone = tiny.sequence_backbone(data, residual=residual, bias="shared")
+    backbone = tiny.sequence_backbone(data, residual=residual, bias="shared", contrast="catalogue")
     examples = backbone.examples(data.training().select(np.arange(2)))
     row, place = backbone.layout.initial_row(0), Place(1, "client-0", 1, 0.0)
     once = TrainingSettings(learning_rate=0.02, batch_tokens=10_000, warmup_steps=0)

@@ -124,8 +124,9 @@ def test_a_personal_row_is_trained_from_itself_towards_what_was_received():
     ("strategy", "other"), [(FedProx(mu=0), FedAvg()), (FedPer(layers=0), FedAvg()), (FedPer(names=("*",)), Local())]
 )
 def test_at_its_degenerate_value_a_run_is_the_other_one(strategy, other, participation):
-    _, measured, bests = essence(strategy, participation=participation)
-    _, expected, others = essence(other, participation=participation)
+    options = {"participation": participation, "backbone_settings": {"contrast": "catalogue"}}  # as local is configured
+    _, measured, bests = essence(strategy, **options)
+    _, expected, others = essence(other, **options)
     assert measured == expected
     layouts = [tiny.federation(None, strategy=one)[1][0]._backbone.layout for one in (strategy, other)]
     ours, theirs = (layout.views(whole_rows(rows)) for layout, rows in zip(layouts, (bests, others), strict=True))
