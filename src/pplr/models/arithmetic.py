@@ -14,7 +14,7 @@ Precision = Annotated[
     Literal["float32", "bfloat16"],
     Field(
         description="What large matrix products are made in: the language model's (not where its adapters learn once a round), "
-        "and those of training with the catalogue's items. bfloat16 keeps three digits, and is faster where the processor "
+        "and those of training with the catalogue's items. bfloat16 keeps two to three digits, and is faster where the processor "
         "has it (pplr doctor tells). The same at all silos."
     ),
 ]
