@@ -13,7 +13,8 @@ import tiny
 from pplr.config import parse_config
 from pplr.data.dataset import Part
 from pplr.errors import ConfigError
-from pplr.models.arithmetic import rounded_cross_entropy, rounded_linear
+from pplr.models import arithmetic
+from pplr.models.arithmetic import cross_entropy, linear
 from pplr.models.encoder import EncoderBackbone, EncoderSettings
 from pplr.models.generative import GenerativeBackbone, GenerativeSettings
 from pplr.models.layout import TrainableRow
@@ -62,7 +63,9 @@ def test_the_cross_entropy_is_that_of_rounded_factors(states, items, chunk, bias
     rows, table = torch.randn(states, 16, generator=draw), torch.randn(items, 16, generator=draw)
     bias = torch.randn(items, generator=draw) if biased else None
     targets = torch.randint(items, (states,), generator=draw)
-    found = gradients(lambda *given: rounded_cross_entropy(*given, targets, chunk), rows, table, bias)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(arithmetic, "CHUNK", chunk)
+        found = gradients(lambda *given: cross_entropy(*given, targets, "bfloat16"), rows, table, bias)
 
     def by_torch(rows, table, bias):
         logits = (rows.bfloat16() @ table.bfloat16().T).float()
@@ -79,10 +82,11 @@ def test_where_nothing_is_lost_by_rounding_the_loss_is_exact():
     rows, table = (torch.randint(-2, 3, (n, 8), generator=draw).float() for n in (20, 30))
     targets = torch.randint(30, (20,), generator=draw)
     bias = torch.randn(30, generator=draw)  # added in float32
-    found = rounded_cross_entropy(rows, table, bias, targets, 7)
-    torch.testing.assert_close(found, F.cross_entropy(rows @ table.T + bias, targets, reduction="sum"))
-    torch.testing.assert_close(rounded_linear(rows, table), rows @ table.T, rtol=0, atol=0)
-    assert rounded_linear(rows, table).dtype == torch.float32
+    expected = F.cross_entropy(rows @ table.T + bias, targets, reduction="sum")
+    for precision in ("bfloat16", "float32"):
+        torch.testing.assert_close(cross_entropy(rows, table, bias, targets, precision), expected)
+        torch.testing.assert_close(linear(rows, table, precision), rows @ table.T, rtol=0, atol=0)
+        assert linear(rows, table, precision).dtype == torch.float32
 
 
 @KINDS

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
@@ -20,6 +21,10 @@ Precision = Annotated[
 ]
 
 
+CHUNK = 128
+"""Number of states whose logits are held at once: faster for large catalogues. On CUDA torch's op holds them as it likes."""
+
+
 def arithmetic(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
     """Return a context in which a model's matrix products are made in this precision (torch's autocast).
 
@@ -28,42 +33,43 @@ def arithmetic(precision: Precision, device: torch.device) -> AbstractContextMan
     return nullcontext() if precision == "float32" else torch.autocast(device.type, torch.bfloat16)
 
 
-def rounded_linear(inputs: Tensor, weight: Tensor) -> Tensor:
-    """Return inputs [n, in] times weight [out, in], [n, out] float32, of both rounded to bfloat16, as is the result."""
-    with torch.autocast(inputs.device.type, torch.bfloat16):
-        return torch.nn.functional.linear(inputs, weight).float()
+def linear(inputs: Tensor, weight: Tensor, precision: Precision) -> Tensor:
+    """Return inputs [n, in] times weight [out, in], [n, out] float32; in bfloat16 both are rounded, and the result is."""
+    with arithmetic(precision, inputs.device):
+        return F.linear(inputs, weight).float()
 
 
-def rounded_cross_entropy(states: Tensor, table: Tensor, bias: Tensor | None, targets: Tensor, chunk: int) -> Tensor:
-    """Return the cross-entropy of the logits states @ table.T + bias, summed over states; products are in bfloat16.
+def cross_entropy(states: Tensor, table: Tensor, bias: Tensor | None, targets: Tensor, precision: Precision) -> Tensor:
+    """Return the cross-entropy of the logits states @ table.T + bias, summed over states.
 
-    Logits become float32 before anything is added or exponentiated, and gradients are added up in float32. Those of `chunk`
-    states are held at once.
+    Products in bfloat16 become float32 before anything is added or exponentiated, and gradients are added up in float32. On a
+    CPU, and in bfloat16, the logits of some states are held at once.
 
     Args:
         states: [n, width] float32.
         table: [items, width] float32.
         bias: [items] float32, or None.
         targets: [n] row of the table.
-        chunk: number of states whose logits are made at once.
+        precision: of the products.
     """
-    total: Tensor = _RoundedCrossEntropy.apply(states, table, bias, targets, chunk)  # type: ignore[no-untyped-call]
-    return total
+    if precision == "bfloat16":
+        total: Tensor = _RoundedCrossEntropy.apply(states, table, bias, targets)  # type: ignore[no-untyped-call]
+        return total
+    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=CHUNK) if table.is_cpu else None
+    return F.linear_cross_entropy(states, table, targets, linear_bias=bias, reduction="sum", options=options)
 
 
 class _RoundedCrossEntropy(torch.autograd.Function):
     """The gradients are made with the loss, while the logits are there, and kept until they are asked for, once."""
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, states: Tensor, table: Tensor, bias: Tensor | None, targets: Tensor, chunk: int
-    ) -> Tensor:
+    def forward(ctx: FunctionCtx, states: Tensor, table: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
         rows, items = states.bfloat16(), table.bfloat16()
         by_state, by_item = torch.empty_like(states), torch.zeros_like(table)
         by_bias = None if bias is None else torch.zeros_like(bias)
         total = states.new_zeros(())
-        for first in range(0, len(states), chunk):
-            part = slice(first, first + chunk)
+        for first in range(0, len(states), CHUNK):
+            part = slice(first, first + CHUNK)
             own, wanted = rows[part], targets[part].unsqueeze(1)
             logits = (own @ items.T).float()
             if bias is not None:
@@ -87,4 +93,4 @@ class _RoundedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         by_state, by_item, *by_bias = (kept * gradients[0] for kept in ctx.saved_tensors)
-        return by_state, by_item, by_bias[0] if by_bias else None, None, None
+        return by_state, by_item, by_bias[0] if by_bias else None, None

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
-from pplr.models.arithmetic import Precision, arithmetic, rounded_cross_entropy, rounded_linear
+from pplr.models.arithmetic import Precision, arithmetic, cross_entropy, linear
 from pplr.models.backbone import Backbone, CatalogueScorer, Contrast, Loss, Parameters, beyond, contrasted, shared_table
 from pplr.models.batching import padded, sorted_batches
 from pplr.models.item_reader import ItemReader, Lesson
@@ -36,11 +36,6 @@ from pplr.models.vectors import Tokens, encode, standardised, text_vectors, toke
 from pplr.seeds import drawn_seed
 
 Where = Literal["shared", "private", "none"]
-
-_CHUNK = 128
-"""Number of states whose logits are held at once, on a CPU or in bfloat16: faster for large catalogues."""
-_CHUNKS = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=_CHUNK)
-"""On CUDA this op's gradients do not repeat bit for bit."""
 
 SCORED_ITEMS = 2048
 """Items of histories, padding counted, that are read at once for scoring: short histories are not padded to long ones."""
@@ -233,9 +228,9 @@ class SequenceBackbone(Backbone[ItemSequences]):
         vectors = self._vectors(parameters, catalogue, seen)
         dropout = self.settings.dropout if training else 0.0
         among = self._among(parameters, examples) if training else None
-        rounded = training and self.settings.precision == "bfloat16"
-        table = self._embeddings(parameters, vectors, rounded=rounded)
-        return self._loss(parameters, table, examples, rows, dropout, among, rounded=rounded)
+        precision = self.settings.precision if training else "float32"
+        table = self._embeddings(parameters, vectors, precision)
+        return self._loss(parameters, table, examples, rows, dropout, among, precision)
 
     def rate_factors(self, examples: ItemSequences, item_rate: float, own_items: bool) -> Tensor | None:
         """Return [P] one, but for the residuals: `item_rate`; with `own_items` zero in shared ones of other items."""
@@ -279,9 +274,9 @@ class SequenceBackbone(Backbone[ItemSequences]):
         """
         vectors = self.vectors if catalogue is None else catalogue
         table = self._embeddings(parameters, vectors).detach().requires_grad_()
-        targets, among, rounded = 0, self._among(parameters, examples), self.settings.precision == "bfloat16"
+        targets, among, precision = 0, self._among(parameters, examples), self.settings.precision
         for rows in sorted_batches(examples.lengths, batch_tokens):
-            loss = self._loss(parameters, table, examples, rows, 0.0, among, rounded=rounded)
+            loss = self._loss(parameters, table, examples, rows, 0.0, among, precision)
             loss.total.backward()  # type: ignore[no-untyped-call]
             targets += loss.targets
         if table.grad is None:
@@ -301,8 +296,7 @@ class SequenceBackbone(Backbone[ItemSequences]):
         rows: Ints,
         dropout: float,
         among: Tensor | None,
-        *,
-        rounded: bool,
+        precision: Precision,
     ) -> Loss:
         items, mask = padded(list(examples.windows.select(rows)), self.device)
         scored = torch.from_numpy(examples.scored[rows]).to(self.device)
@@ -313,7 +307,7 @@ class SequenceBackbone(Backbone[ItemSequences]):
         targets = items[:, 1:][chosen]
         if among is not None:
             targets = torch.searchsorted(among, targets)
-        total = self._cross_entropy(p, table, states[chosen], targets, among, rounded=rounded)
+        total = self._cross_entropy(p, table, states[chosen], targets, among, precision)
         if among is not None:
             total = total + beyond(among, self.items) * len(targets)
         return Loss(total, len(targets), int(examples.lengths[rows].sum()))
@@ -359,8 +353,8 @@ class SequenceBackbone(Backbone[ItemSequences]):
     def _standardised(self, raw: Tensor) -> Tensor:
         return (raw - self._mean) / self._deviation
 
-    def _embeddings(self, p: Parameters, vectors: Tensor, *, rounded: bool = False) -> Tensor:
-        embeddings = (rounded_linear if rounded else F.linear)(vectors, p["projection"])
+    def _embeddings(self, p: Parameters, vectors: Tensor, precision: Precision = "float32") -> Tensor:
+        embeddings = linear(vectors, p["projection"], precision)
         return embeddings + p["residual"] if "residual" in p else embeddings
 
     def _states(self, p: Parameters, items: Tensor, dropout: float) -> Tensor:
@@ -370,19 +364,20 @@ class SequenceBackbone(Backbone[ItemSequences]):
         return F.linear(states * self.settings.width**-0.5, table, p.get("bias"))
 
     def _cross_entropy(
-        self, p: Parameters, table: Tensor, states: Tensor, targets: Tensor, among: Tensor | None, *, rounded: bool
+        self,
+        p: Parameters,
+        table: Tensor,
+        states: Tensor,
+        targets: Tensor,
+        among: Tensor | None,
+        precision: Precision,
     ) -> Tensor:
         """Return the cross-entropy of `_logits`, summed over `states`: of all items, or of those `among` which `targets` count."""
         bias = p.get("bias")
         if among is not None:
             table = F.embedding(among, table)
             bias = None if bias is None else bias.index_select(0, among)
-        scaled = states * self.settings.width**-0.5
-        if rounded:
-            return rounded_cross_entropy(scaled, table, bias, targets, _CHUNK)
-        return F.linear_cross_entropy(
-            scaled, table, targets, linear_bias=bias, reduction="sum", options=_CHUNKS if table.is_cpu else None
-        )
+        return cross_entropy(states * self.settings.width**-0.5, table, bias, targets, precision)
 
 
 @dataclass(frozen=True)
