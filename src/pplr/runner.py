@@ -27,7 +27,7 @@ from pplr.federation.coordinator import Progress
 from pplr.federation.engines import InProcessEngine
 from pplr.federation.events import Event, EventLog, Observer, ignore, several
 from pplr.federation.messages import EvaluateTask, Report
-from pplr.fusion import MODEL, Weights
+from pplr.fusion import MODEL, NEW, Weights
 from pplr.memory import enough_memory
 from pplr.models.peft_format import export_adapter
 from pplr.models.ranks import limit_rank_
@@ -48,7 +48,7 @@ from pplr.shelf import Shelf
 from pplr.storage import delete, write_bytes, write_folder, write_text
 from pplr.wiring import POOLED, Parts, prepare
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(allow_inf_nan=False)]
 """Of a client's model, or of one of its statistics."""
 
 
@@ -240,17 +240,22 @@ def load_fusion(folder: Path, config: Config, clients: Collection[str]) -> Mappi
     """
     if not config.fusion.statistics:
         return {}
-    path, known = folder / FUSION, {MODEL, *config.fusion.statistics}
+    path, known = folder / FUSION, {MODEL, *config.fusion.statistics, NEW}
     try:
         weights = TypeAdapter(dict[str, dict[str, Weight]]).validate_json(path.read_bytes())
     except (OSError, ValidationError):
         weights = {}
-    if weights.keys() == set(clients) and all(MODEL in found and found.keys() <= known for found in weights.values()):
+    if weights.keys() == set(clients) and all(_usable(found, known) for found in weights.values()):
         return weights
     raise RunError(
         f"{path} is missing or damaged: it does not give each client the weights of its statistics. It is written again from "
         f"the last checkpoint. {run_folder.go_on(folder)}"
     )
+
+
+def _usable(weights: Weights, known: Collection[str]) -> bool:
+    """Return whether these are weights of a model and some of the statistics, none negative but that of new items."""
+    return MODEL in weights and all(name in known and (each >= 0 or name == NEW) for name, each in weights.items())
 
 
 def _measure(

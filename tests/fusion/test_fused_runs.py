@@ -165,6 +165,64 @@ def test_who_cannot_be_tested_mixes_too(files, tmp_path):
     assert len(pplr.Recommender.load(result.folder).recommend("shop-1", history=["i1"], k=3).items) == 3
 
 
+@pytest.fixture(scope="module")
+def releases(tmp_path_factory) -> dict[str, pplr.RunResult]:
+    """Runs, by the items they are trained among, on data whose items i25 to i29 are in nobody's training, but what many choose next."""
+    folder = tmp_path_factory.mktemp("releases")
+    write_files(folder)
+    rng = np.random.default_rng(7)
+    rows = []
+    for user in range(90):
+        items = [*rng.integers(25, size=6), *rng.choice([25, 26, 27, 28, 29], 2, replace=False)]
+        for place, item in enumerate(items):
+            split = {6: "validation", 7: "test"}.get(place, "train")
+            rows.append(
+                {"user": f"u{user}", "item": f"i{item}", "time": place, "silo": f"shop-{user % 3}", "split": split}
+            )
+    pl.DataFrame(rows).write_csv(folder / "events.csv")
+    data = {"events": "events.csv", "items": "items.csv", "columns": {"silo": "silo", "split": "split"}}
+    backbone = configuration(folder).backbone.model_dump()
+    return {
+        contrast: pplr.run(
+            configuration(
+                folder,
+                data={**data, "split": {"kind": "global-time"}},
+                backbone={**backbone, "contrast": contrast},
+                fusion={"statistics": ["transitions"]},
+                federation={"rounds": 2},
+            ),
+            folder / contrast,
+        )
+        for contrast in ("known", "catalogue")
+    }
+
+
+def test_what_nobody_has_chosen_is_recommended_where_validation_wants_it(releases):
+    folder, metrics = releases["known"].folder, releases["known"].metrics
+    weights = {name: client["fusion"]["weights"] for name, client in metrics["clients"].items()}
+    assert all(each["new_items"] > 1 for each in weights.values()), weights
+    assert json.loads((folder / "fusion.json").read_text()) == weights
+    assert metrics["overall"]["recall@10"] > 0.9 > metrics["model_alone"]["overall"]["recall@10"]
+    assert evaluate_run(folder)["overall"] == pytest.approx(metrics["overall"])
+    found = pplr.Recommender.load(folder).recommend("shop-0", history=["i1", "i2"], k=5)
+    assert {item.id for item in found.items} == {"i25", "i26", "i27", "i28", "i29"}
+
+
+def test_a_model_that_was_trained_among_the_whole_catalogue_cannot_tell_new_items(releases):
+    for client in releases["catalogue"].metrics["clients"].values():
+        assert set(client["fusion"]["weights"]) == {MODEL, "transitions"}
+
+
+def test_new_items_may_be_worth_less(releases, tmp_path):
+    folder = copied(releases["known"].folder, tmp_path / "run")
+    weights = json.loads((folder / "fusion.json").read_text())
+    for each in weights.values():
+        each["new_items"] = -50.0
+    (folder / "fusion.json").write_text(json.dumps(weights))
+    found = pplr.Recommender.load(folder).recommend("shop-0", history=["i1", "i2"], k=5)
+    assert not {item.id for item in found.items} & {"i25", "i26", "i27", "i28", "i29"}
+
+
 def test_a_client_that_has_left_the_data_is_named(files, tmp_path):
     own = copied(files, tmp_path / "files")
     folder = pplr.run(
@@ -195,8 +253,9 @@ def test_other_test_items_change_no_weight(files, fused_run, settings_with, tmp_
         '{"shop-0": {}, "shop-1": {"model": 1.0}, "shop-2": {"model": 1.0}}',
         '{"shop-0": {"model": 1.0, "gossip": 2.0}, "shop-1": {"model": 1.0}, "shop-2": {"model": 1.0}}',
         '{"shop-0": {"model": Infinity}, "shop-1": {"model": 1.0}, "shop-2": {"model": 1.0}}',
+        '{"shop-0": {"model": 1.0, "transitions": -0.1}, "shop-1": {"model": 1.0}, "shop-2": {"model": 1.0}}',
     ],
-    ids=["missing", "words", "no client", "no model", "unknown", "infinite"],
+    ids=["missing", "words", "no client", "no model", "unknown", "infinite", "negative"],
 )
 def test_damaged_weights_are_said(fused_run, tmp_path, content):
     folder = copied(fused_run.folder, tmp_path / "copy")

@@ -14,7 +14,8 @@ import pplr
 from pplr.data.dataset import Catalogue, Dataset, Part, Queries, Ragged
 from pplr.errors import NumericalError
 from pplr.evaluation import evaluate, fit_baselines, top_items
-from pplr.fusion import MODEL, FusedScorer, Fusion, FusionSettings
+from pplr.evaluation.ranking import mask_histories
+from pplr.fusion import MODEL, NEW, FusedScorer, Fusion, FusionSettings
 from pplr.models.backbone import CatalogueScorer
 from whole_runs import configuration, copied
 
@@ -22,9 +23,9 @@ ITEMS = 20
 EVERY = FusionSettings(statistics=("popularity", "recent", "transitions", "item_knn", "item_knn_recency"))
 
 
-def cycles(users: int = 80, length: int = 9) -> Dataset:
-    """Every user walks through the items in their order, from a place of their own: transitions know all of it."""
-    rows = Ragged.from_rows([(np.arange(length) + 3 * user) % ITEMS for user in range(users)])
+def cycles(users: int = 80, length: int = 9, chosen: int = ITEMS) -> Dataset:
+    """Every user walks through the first `chosen` items in their order, from a place of their own: transitions know all of it."""
+    rows = Ragged.from_rows([(np.arange(length) + 3 * user) % chosen for user in range(users)])
     parts = np.tile(np.r_[np.full(length - 2, Part.TRAIN), Part.VALIDATION, Part.TEST], users).astype(np.int8)
     names = tuple(f"i{item}" for item in range(ITEMS))
     times = np.tile(np.arange(length) * 10, users)
@@ -34,8 +35,8 @@ def cycles(users: int = 80, length: int = 9) -> Dataset:
 class Model(CatalogueScorer):
     """Scores by a function of a query's last item."""
 
-    def __init__(self, rows: torch.Tensor, nothing: float = -np.inf) -> None:
-        self.rows, self.nothing = rows, nothing
+    def __init__(self, rows: torch.Tensor, nothing: float = -np.inf, unchosen: torch.Tensor | None = None) -> None:
+        self.rows, self.nothing, self.unchosen = rows, nothing, unchosen
 
     def scores(self, queries: Queries, wanted: int = 0) -> torch.Tensor:
         return self.rows[torch.tensor([int(history[-1]) for history in queries.histories], dtype=torch.long)]
@@ -66,6 +67,53 @@ def test_scores_are_the_written_formula():
         log_p = model[row] - np.log(np.exp(model[row]).sum())
         expected = 0.7 * log_p + 1.3 * np.log(1 + ITEMS * counted[row] / counted[row].sum())
         assert found[row].numpy() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def releases(share: float) -> tuple[Dataset, Model]:
+    """A part of the validation and test targets are the items 15 to 19, which nobody has in training; and a model that tells so.
+
+    The model knows nothing of any item; what the others are worth, transitions know.
+    """
+    dataset = cycles(users=200, chosen=15)
+    codes = dataset.items.values.copy()
+    held_out = np.flatnonzero(dataset.parts != Part.TRAIN)
+    rng = np.random.default_rng(8)
+    new = held_out[rng.random(len(held_out)) < share]
+    codes[new] = rng.integers(15, ITEMS, len(new))
+    return replace(dataset, items=Ragged(codes, dataset.items.offsets)), Model(
+        torch.zeros(ITEMS, ITEMS), unchosen=torch.arange(ITEMS) >= 15
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
+def test_validation_says_what_items_are_worth_that_nobody_has_chosen(share):
+    """With a model that tells them they get the share of the mix that they have of validation targets; else counts hide them."""
+    dataset, model = releases(share)
+    fusion = Fusion(FusionSettings(statistics=("transitions",)), dataset, users_of(dataset))
+    validation, test = dataset.queries(Part.VALIDATION), dataset.queries(Part.TEST)
+    learned = fusion.learn(model, validation)
+    assert set(learned.weights) == {MODEL, "transitions", NEW}
+    fused = fusion.fused(model, learned.weights)
+    targets = np.fromiter((int(row[0]) for row in validation.targets), np.int64)
+    possible = mask_histories(fused.scores(validation), validation.histories)
+    believed = possible.softmax(dim=1)[:, 15:].sum(dim=1).mean()
+    assert float(believed) == pytest.approx((targets >= 15).mean(), abs=0.03)
+    blind = Model(model.rows)
+    hiding = fusion.fused(blind, fusion.learn(blind, validation).weights)
+    shown, hidden = (evaluate(each, test, ITEMS, (10,)).overall()["ndcg@10"] for each in (fused, hiding))
+    assert shown > hidden + 0.1 * share - 1e-6
+
+
+def test_new_items_add_to_the_formula_where_they_are_told():
+    dataset, model = releases(0.3)
+    statistics = fit_baselines(dataset, names=["transitions"])
+    queries = dataset.queries(Part.TEST).select(np.arange(5))
+    weights = {MODEL: 0.7, "transitions": 1.3}
+    before = FusedScorer(model, statistics, weights).scores(queries)
+    after = FusedScorer(model, statistics, {**weights, NEW: -0.4}).scores(queries)
+    assert torch.allclose(after - before, -0.4 * (torch.arange(ITEMS) >= 15).float(), atol=1e-6)
+    alone = FusedScorer(model, statistics, {MODEL: 1.0, "transitions": 0.0, NEW: 2.0}).scores(queries)
+    assert (alone[:, 15:] - alone[:, :15].amax() == pytest.approx(2.0)) and alone[0, 0] == alone[0, 14]
 
 
 def test_a_statistic_that_has_seen_nothing_says_nothing():

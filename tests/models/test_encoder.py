@@ -155,6 +155,10 @@ def test_known_items_are_its_own_and_those_whose_bias_anybody_has_moved():
     trained = TrainableRow(tested.layout, row)
     tested.loss(trained.named, None, examples, np.arange(3), training=True).total.backward()
     assert torch.nonzero(trained.named["bias"].grad)[:, 0].tolist() == sorted({*own, *moved})
+    told = tested.scorer(tested.layout.views(row)).unchosen
+    assert torch.nonzero(~told)[:, 0].tolist() == moved, (
+        "a row tells what was trained into it, not what the next training adds"
+    )
 
 
 @pytest.mark.parametrize("bias", ["private", "none"])

@@ -199,6 +199,15 @@ def test_what_nobody_has_trained_with_is_pushed_down_by_the_whole_catalogue_only
         views = members[0]._backbone.layout.views(row)
         sunk = set(torch.nonzero(views["bias"])[:, 0].tolist())
         assert sunk == (set(range(30)) if contrast == "catalogue" else everyones)
+        told = members[0]._backbone.scorer(views).unchosen
+        assert (told is None) == (contrast == "catalogue")
+        assert told is None or set(torch.nonzero(told)[:, 0].tolist()) == set(range(30)) - everyones
+
+
+@pytest.mark.parametrize(("bias", "residual"), [("shared", "shared"), ("none", "shared"), ("none", "none")])
+def test_before_any_training_no_item_is_told_from_others(bias, residual):
+    backbone = tiny.sequence_backbone(DATA, bias=bias, residual=residual)
+    assert backbone.scorer(backbone.layout.views(backbone.layout.initial_row(1))).unchosen is None
 
 
 def test_the_gradient_of_item_vectors_is_of_its_own_items_alone(plain):

@@ -5,7 +5,7 @@ Distributions, Statistical Science 1986) whose weights are learned on the client
 """
 
 from pplr.fusion.own import Fusion, Learned
-from pplr.fusion.scorer import MODEL, FusedScorer, Given, Weights
+from pplr.fusion.scorer import MODEL, NEW, FusedScorer, Given, Weights
 from pplr.fusion.settings import FusionSettings
 
-__all__ = ["MODEL", "FusedScorer", "Fusion", "FusionSettings", "Given", "Learned", "Weights"]
+__all__ = ["MODEL", "NEW", "FusedScorer", "Fusion", "FusionSettings", "Given", "Learned", "Weights"]

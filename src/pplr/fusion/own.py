@@ -13,7 +13,7 @@ from pplr.data.dataset import Dataset, Ints, Queries
 from pplr.evaluation import Scorer, evaluate, fit_baselines
 from pplr.evaluation.evaluate import mean_of_known
 from pplr.evaluation.ranking import Floats, finite_scores, mask_histories, target_pairs
-from pplr.fusion.scorer import MODEL, FusedScorer, Given, Weights, log_softmax, statistic_feature
+from pplr.fusion.scorer import MODEL, NEW, FusedScorer, Given, Weights, log_softmax, statistic_feature
 from pplr.fusion.settings import FusionSettings
 from pplr.fusion.weights import Evidence, learned_weights
 from pplr.models.backbone import CatalogueScorer
@@ -82,8 +82,8 @@ class Fusion:
             NumericalError: a score of the model is not finite.
         """
         evidence, queries = self._evidence(model, validation, mask_history=mask_history, batch=batch)
-        names = [MODEL, *self.statistics]
-        only_model = np.eye(len(names))[0]
+        names = [MODEL, *self.statistics, *([] if evidence.unchosen is None else [NEW])]
+        only_model = evidence.only_model
         halves = [np.arange(start, len(queries), 2, dtype=np.int64) for start in (0, 1)]
         alone, mixed = [], []
         for learning, trying in (halves, halves[::-1]):
@@ -116,12 +116,13 @@ class Fusion:
             masked = torch.isinf(mask_histories(torch.zeros(count, items), queries.histories))
         rows_of, targets = target_pairs(queries.targets, items)
         possible = ~masked[torch.from_numpy(rows_of), torch.from_numpy(targets)].numpy()
-        return Evidence(features, masked, rows_of[possible], targets[possible]), queries
+        unchosen = None if model.unchosen is None else model.unchosen.cpu()
+        return Evidence(features, masked, rows_of[possible], targets[possible], unchosen), queries
 
 
 def _ranked(evidence: Evidence, queries: Queries, weights: Floats, *, mask_history: bool) -> Floats:
     """Return NDCG@10 of a mix for each query."""
-    mixed = torch.einsum("s,sqi->qi", torch.from_numpy(weights).to(evidence.features.dtype), evidence.features)
+    mixed = evidence.mixed(weights)
     quality = evaluate(
         Given(mixed), queries, mixed.shape[1], (10,), mask_history=mask_history, batch=max(1, len(queries))
     )

@@ -51,8 +51,25 @@ def contrasted(contrast: Contrast, own: Tensor, shared: Tensor | None) -> Tensor
         return own
     if contrast == "catalogue" or shared is None:
         return None
-    moved = shared.detach().reshape(len(shared), -1).any(1)
-    return moved.index_fill(0, own, True).nonzero().squeeze(1)
+    return _moved(shared).index_fill(0, own, True).nonzero().squeeze(1)
+
+
+def unchosen(parameters: Parameters, names: Sequence[str]) -> Tensor | None:
+    """Return [items] bool: those that nobody has chosen who took part in the training of these parameters.
+
+    As far as the first of these tables tells that there is: rows that have not moved away from zero. None where there is no
+    table, or where all rows or none have moved: who trains among the whole catalogue moves all.
+    """
+    table = next((parameters[name] for name in names if name in parameters), None)
+    if table is None:
+        return None
+    still = ~_moved(table)
+    return still if bool(still.any()) and not bool(still.all()) else None
+
+
+def _moved(table: Tensor) -> Tensor:
+    """Return [items] bool: the rows of a table of items that are not zero."""
+    return table.detach().reshape(len(table), -1).any(1)
 
 
 def shared_table(layout: Layout, parameters: Parameters, names: Sequence[str]) -> Tensor | None:
@@ -92,9 +109,11 @@ class CatalogueScorer(ABC):
     Attributes:
         nothing: the score of items about which the scorer knows nothing; they tie in rankings, and are never
             recommended. Minus infinity where every item has a score of its own.
+        unchosen: [items] bool, items that nobody has chosen whose training it comes from; None where it cannot tell.
     """
 
     nothing: float = -math.inf
+    unchosen: Tensor | None = None
 
     @abstractmethod
     def scores(self, queries: Queries, wanted: int = 0) -> Tensor:

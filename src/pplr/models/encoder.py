@@ -37,6 +37,7 @@ from pplr.models.backbone import (
     beyond,
     contrasted,
     shared_table,
+    unchosen,
 )
 from pplr.models.batching import padded, sorted_batches
 from pplr.models.examples import next_items
@@ -47,6 +48,9 @@ from pplr.models.parts.passing import Trunk
 from pplr.models.text import item_texts
 from pplr.models.vectors import Tokens, encode, mean_pool, readable_tokens
 from pplr.seeds import drawn_seed
+
+TABLES = ("bias",)
+"""Parameters with a row per item, by which items are known that somebody has chosen."""
 
 SCORED_TOKENS = 4096
 """Tokens that are read at once when scoring, padding included: histories of similar length together."""
@@ -183,7 +187,7 @@ class EncoderBackbone(Backbone[HistoryExamples]):
 
     def _among(self, parameters: Parameters, examples: HistoryExamples) -> Tensor | None:
         """Return the codes of the items that training tells apart, ascending; None for the whole catalogue."""
-        shared = shared_table(self.layout, parameters, ("bias",))
+        shared = shared_table(self.layout, parameters, TABLES)
         return contrasted(self.settings.contrast, torch.from_numpy(examples.items).to(self.device), shared)
 
     def scorer(self, parameters: Parameters, catalogue: Tensor | None = None) -> EncoderScorer:
@@ -251,6 +255,7 @@ class EncoderScorer(CatalogueScorer):
         self._backbone = backbone
         self._parameters = parameters
         self._vectors = backbone.encode_catalogue(parameters) if vectors is None else vectors
+        self.unchosen = unchosen(parameters, TABLES)
 
     def scores(self, queries: Queries, wanted: int = 0) -> Tensor:
         """Return [len(queries), items] scores."""

@@ -25,7 +25,17 @@ from torch import Tensor, nn
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
 from pplr.errors import ConfigError
 from pplr.models.arithmetic import Precision, arithmetic, cross_entropy, linear
-from pplr.models.backbone import Backbone, CatalogueScorer, Contrast, Loss, Parameters, beyond, contrasted, shared_table
+from pplr.models.backbone import (
+    Backbone,
+    CatalogueScorer,
+    Contrast,
+    Loss,
+    Parameters,
+    beyond,
+    contrasted,
+    shared_table,
+    unchosen,
+)
 from pplr.models.batching import padded, sorted_batches
 from pplr.models.item_reader import ItemReader, Lesson
 from pplr.models.layout import Layout, ParameterSpec, kaiming, zeros
@@ -36,6 +46,9 @@ from pplr.models.vectors import Tokens, encode, standardised, text_vectors, toke
 from pplr.seeds import drawn_seed
 
 Where = Literal["shared", "private", "none"]
+
+TABLES = ("bias", "residual")
+"""Parameters with a row per item, by the first of which items are known that somebody has chosen."""
 
 SCORED_ITEMS = 2048
 """Items of histories, padding counted, that are read at once for scoring: short histories are not padded to long ones."""
@@ -285,7 +298,7 @@ class SequenceBackbone(Backbone[ItemSequences]):
 
     def _among(self, parameters: Parameters, examples: ItemSequences) -> Tensor | None:
         """Return the codes of the items that training tells apart, ascending; None for the whole catalogue."""
-        shared = shared_table(self.layout, parameters, ("bias", "residual"))
+        shared = shared_table(self.layout, parameters, TABLES)
         return contrasted(self.settings.contrast, torch.from_numpy(examples.items).to(self.device), shared)
 
     def _loss(
@@ -408,6 +421,7 @@ class SequenceScorer(CatalogueScorer):
         self._backbone = backbone
         self._parameters = parameters
         self._table = backbone.item_embeddings(parameters, catalogue)
+        self.unchosen = unchosen(parameters, TABLES)
 
     def scores(self, queries: Queries, wanted: int = 0) -> Tensor:
         """Return [len(queries), items] scores."""
