@@ -38,6 +38,10 @@ HERE = Path(__file__).parent
 KEY = "ndcg@10"
 ITEMS = {"mean": "items averaged", "submodel": "items averaged over those who have them", "sum": "items added up"}
 """What the strategy `pplr` is called besides, where it does not do with items what it does by default."""
+SIMILARITY = {"parameters": "similarity of parameters", "none": "no similarity"}
+"""The same, where it does not compare what it compares by default."""
+CONTRAST = {"catalogue": "whole catalogue", "own": "own items"}
+"""What is said of the items that `sequence` was trained among; learning alone it is the whole catalogue by default."""
 
 
 def main() -> None:
@@ -124,7 +128,7 @@ def measured(folder: Path, statistics: list[str]) -> dict[str, Any]:
     owners = parts.assignment.client_of_user
     differences = compare(mixed, alone, KEY, seed=1, client_of_user=owners)
     return {
-        "strategy": label(config.strategy, config.training.moments),
+        "strategy": label(config.strategy, config.training.moments, getattr(config.backbone, "contrast", None)),
         "seed": config.seed,
         "configuration": settings_of(config),
         "stopped": metrics["stopped"],
@@ -136,15 +140,18 @@ def measured(folder: Path, statistics: list[str]) -> dict[str, Any]:
     }
 
 
-def label(strategy: Strategy, moments: str) -> str:
+def label(strategy: Strategy, moments: str, contrast: str | None) -> str:
     """Return what a strategy is called in the tables: what is not the default is said."""
     said = [str(strategy.model_dump()["kind"])]
     for name, field in type(strategy).model_fields.items():
         value = getattr(strategy, name)
-        if name not in {"kind", "items"} and value != field.default:
+        if name not in {"kind", "items", "similarity"} and value != field.default:
             said.append(f"{name} {value}")
+    said += [SIMILARITY[each] for each in [getattr(strategy, "similarity", "updates")] if each in SIMILARITY]
     said += [ITEMS[each] for each in [getattr(strategy, "items", "rescaled")] if each in ITEMS]
-    return ", ".join([*said, "moments fresh"] if moments == "fresh" else said)
+    said += ["moments fresh"] if moments == "fresh" else []
+    said += [CONTRAST[contrast]] if contrast in CONTRAST and (contrast, said[0]) != ("catalogue", "local") else []
+    return ", ".join(said)
 
 
 def tell(event: Event) -> None:

@@ -26,7 +26,6 @@ ROWS = {
     "`fedavg`": "fedavg",
     "the paper's D": "pplr as published",
     "**`pplr`**": "pplr",
-    "`pplr` among known items": "pplr, known items",
     "`centralised`: pooled training": "centralised",
 }
 APART = {"`fedavg`": "fedavg", "the paper's D": "pplr as published", "`local`": "local", "`centralised`": "centralised"}
@@ -36,21 +35,26 @@ STEPS = {
     "items averaged, fresh": "pplr, items averaged, moments fresh",
     "items added up, fresh": "pplr, items added up, moments fresh",
     "and moments kept": "pplr, items added up",
-    "and rescaled: `pplr`": "pplr",
+    "and rescaled": "pplr, items rescaled",
+    "and among known items: `pplr`": "pplr",
     "`centralised`, fresh": "centralised, moments fresh",
     "`centralised`": "centralised",
 }
 FRESH, NOT_RUN = ", moments fresh", "not run"
+OURS = "pplr"
+EARLIER = {"pplr, items rescaled": "ᶜ", f"pplr{FRESH}": "ᶠ"}
+"""What stands for today's `pplr` where it was not run, in this order, and its mark: among the whole catalogue, or with moments fresh too."""
 
 
-def overview(sasrec: dict[str, Any], counts: dict[str, Any]) -> str:
+def overview(sasrec: dict[str, Any], counts: dict[str, Any], references: dict[str, Any]) -> str:
     """Return the tables at the top of the page: what was reached on each data set, and how far `pplr` is from the others.
 
     Args:
         sasrec: what sasrec.json has of each data set.
         counts: what against_counts.json has of each data set.
+        references: what references.json has of each data set and split.
     """
-    columns = [_reached(study, sasrec.get(name, {}).get("runs", [])) for study, (_, name) in MAIN.items()]
+    columns = [_reached(study, sasrec, references) for study in MAIN]
     distances = [
         _distances(variants(STUDIES / f"{study}.toml")) | from_counts(counts.get(title, {}))
         for study, (title, _) in MAIN.items()
@@ -66,8 +70,9 @@ def overview(sasrec: dict[str, Any], counts: dict[str, Any]) -> str:
     return f"{first}\n{second}"
 
 
-def _reached(study: str, sasrec: list[dict[str, Any]]) -> dict[str, str]:
+def _reached(study: str, sasrec: dict[str, Any], references: dict[str, Any]) -> dict[str, str]:
     """Return a column of the first table: what each of `ROWS` has reached in a study, then references; title -> text."""
+    _, data_name = MAIN[study]
     found = variants(STUDIES / f"{study}.toml")
     labels = {title: _chosen(found, label) for title, label in ROWS.items()}
     data = read_record(next(iter(found[next(filter(None, labels.values()))].values()))).metrics.data
@@ -80,15 +85,22 @@ def _reached(study: str, sasrec: list[dict[str, Any]]) -> dict[str, str]:
         if label is None:
             column[title] = NOT_RUN
             continue
-        fresh = "ᶠ" if label.endswith(FRESH) else ""
-        column[title] = f"{overall_and_worst(runs[label])}{fresh}{_seeds(len(found[label]), most)}"
-    column["SASRec, pooled"] = NOT_RUN
-    if sasrec:
-        overall, worst = mean(run["overall"][KEY] for run in sasrec), mean(run["worst_client"] for run in sasrec)
-        column["SASRec, pooled"] = f"{overall:.4f} / {worst:.4f}{_seeds(len(sasrec), most)}"
+        mark = EARLIER.get(label, "ᶠ" if label.endswith(FRESH) else "")
+        column[title] = f"{overall_and_worst(runs[label])}{mark}{_seeds(len(found[label]), most)}"
+    seeds = references.get(f"{data_name}, leave-one-out", {}).get("seeds", {})
+    column["matrix factorisation, federated"] = _mean([found["federated_mf"] for found in seeds.values()], most)
+    column["SASRec, pooled"] = _mean(sasrec.get(data_name, {}).get("runs", []), most)
     best = max(comparison.baselines, key=lambda each: each.overall)
     column["the best count, pooled"] = f"{best.overall:.4f} / {best.worst:.4f}, {baseline_name(best.name)}"
     return column
+
+
+def _mean(runs: list[dict[str, Any]], most: int) -> str:
+    """Return what a reference has reached, on average over its runs."""
+    if not runs:
+        return NOT_RUN
+    overall, worst = mean(run["overall"][KEY] for run in runs), mean(run["worst_client"] for run in runs)
+    return f"{overall:.4f} / {worst:.4f}{_seeds(len(runs), most)}"
 
 
 def _seeds(count: int, most: int) -> str:
@@ -98,12 +110,13 @@ def _seeds(count: int, most: int) -> str:
 def _distances(found: dict[str, dict[str, Path]]) -> dict[str, str]:
     """Return a column of the second table: how far `pplr` is ahead, on the seeds of both; title -> difference with its interval."""
     column: dict[str, str] = {}
+    ours = _chosen(found, OURS) or OURS
     for title, label in APART.items():
-        seeds = sorted(found.get("pplr", {}).keys() & found.get(label, {}).keys())
+        seeds = sorted(found.get(ours, {}).keys() & found.get(label, {}).keys())
         texts = ["fresh only" if f"{label}{FRESH}" in found else NOT_RUN] * 2
         if seeds:
-            pair = [Variant(each, tuple(found[each][seed] for seed in seeds)) for each in (label, "pplr")]
-            texts = ahead(compare_variants(pair, KEY).runs[1])
+            pair = [Variant(each, tuple(found[each][seed] for seed in seeds)) for each in (label, ours)]
+            texts = [f"{text}{EARLIER.get(ours, '')}" for text in ahead(compare_variants(pair, KEY).runs[1])]
         column |= {f"{title}, {what}": text for what, text in zip(("all users", "worst client"), texts, strict=True)}
     return column
 
@@ -119,8 +132,9 @@ def from_counts(run: dict[str, Any]) -> dict[str, str]:
 
 
 def _chosen(found: dict[str, dict[str, Path]], label: str) -> str | None:
-    """Return the label of a variant with today's defaults, or else of an earlier one; None where there is neither."""
-    return next((each for each in (label, f"{label}{FRESH}") if each in found), None)
+    """Return the label of a variant with today's defaults, or else of an earlier one; None where there is none."""
+    earlier = EARLIER if label == OURS else [f"{label}{FRESH}"]
+    return next((each for each in (label, *earlier) if each in found), None)
 
 
 def steps() -> str:

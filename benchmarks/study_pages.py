@@ -29,8 +29,6 @@ HERE = Path(__file__).parent
 PAGES = [HERE.parent / "docs" / name for name in ("results.md", "ablations.md")]
 SUMMARY = ("pplr", "pplr as published", "fedavg", "local", "centralised")
 """Variants of the main study that README.md shows."""
-_AHEAD = ("pplr, items added up", "pplr, items averaged")
-"""Strategies of which it is said how far they are ahead of the reference."""
 BESIDE = ("popularity", "transitions", "item_knn", "recent")
 
 
@@ -46,11 +44,11 @@ def main() -> None:
             write(study.stem, "\n".join(parts))
             if study.stem == "movietweetings":
                 between_marks(HERE.parent / "README.md", "results", summary(groups[0][0]))
-    sasrec, counts = (
+    sasrec, counts, references = (
         json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))[key]
-        for name, key in (("sasrec", "data"), ("against_counts", "runs"))
+        for name, key in (("sasrec", "data"), ("against_counts", "runs"), ("references", "data"))
     )
-    write("overview", overview(sasrec, counts))
+    write("overview", overview(sasrec, counts, references))
     write("steps", steps())
     for mark, (name, section) in SECTIONS.items():
         result = json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
@@ -116,6 +114,7 @@ def by_clients(path: Path, folder: Path) -> str:
             found = variants.setdefault(cell.labels["clients"], {}).setdefault(cell.labels["strategy"], {})
             found[cell.labels[SEED]] = record
     head = ["clients", "seeds", *study.axes["strategy"]]
+    ours = [name for name in study.axes["strategy"] if name.startswith("pplr")]
     reference, rows = study.reference["strategy"], []
     for clients, strategies in variants.items():
         if reference not in strategies or len(strategies) == 1:
@@ -128,9 +127,9 @@ def by_clients(path: Path, folder: Path) -> str:
         rows.append(
             [clients, ", ".join(map(str, runs[0].seeds))]
             + [overall_and_worst(by_name[name]) if name in by_name else "" for name in study.axes["strategy"]]
-            + [text for name in _AHEAD for text in ahead(by_name.get(name))]
+            + [text for name in ours for text in ahead(by_name.get(name))]
         )
-    differences = [f"{name} - {reference}, {what} [95%]" for name in _AHEAD for what in ("overall", "worst client")]
+    differences = [f"{name} - {reference}, {what} [95%]" for name in ours for what in ("overall", "worst client")]
     return table([*head, *differences], rows)
 
 

@@ -163,7 +163,8 @@ def fusion() -> str:
         for run in entry["runs"]:
             alone, mixed, difference = run["alone"], run["mixed"], run["mixed_minus_alone"]
             mixing = sum(
-                any(w > 0 for name, w in each["weights"].items() if name != "model") for each in run["clients"].values()
+                any(w > 0 for name, w in each["weights"].items() if name not in {"model", "new_items"})
+                for each in run["clients"].values()
             )
             cells = [
                 data,

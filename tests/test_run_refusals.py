@@ -34,6 +34,7 @@ def test_resume_refuses_another_configuration_and_damage(files, tmp_path):
         ("strategy", "items", "rescaled", "mean"),
         ("training", "moments", "kept", "fresh"),
         ("backbone", "contrast", "known", "catalogue"),
+        ("backbone", "new_bias", "mean", "zero"),
     ],
 )
 def test_a_run_of_before_a_key_goes_on_as_it_was_or_not_at_all(files, tmp_path, section, key, value, before):

@@ -59,6 +59,13 @@ def _hears_of_items(content: Mapping[str, Any]) -> bool:
     return backbone.get("kind", "sequence") == "sequence" and shared and strategy.get("kind", "pplr") != "local"
 
 
+def _tells_new_items(content: Mapping[str, Any]) -> bool:
+    backbone = _section(content, "backbone")
+    return bool(
+        backbone.get("kind", "sequence") != "generative" and backbone.get("contrast", "catalogue") != "catalogue"
+    )
+
+
 _EARLIER = (
     Earlier(
         "backbone",
@@ -66,6 +73,13 @@ _EARLIER = (
         "catalogue",
         "trained among the whole catalogue; among known items now",
         _hears_of_items,
+    ),
+    Earlier(
+        "backbone",
+        "new_bias",
+        "zero",
+        "left the bias of new items at 0; they get the mean of the others now",
+        _tells_new_items,
     ),
     Earlier(
         "strategy", "items", "mean", "averaged what clients learn of items; it adds up and is stretched now", _adds_up

@@ -49,7 +49,7 @@ from pplr.storage import delete, write_bytes, write_folder, write_text
 from pplr.wiring import POOLED, Parts, prepare
 
 Weight = Annotated[float, Field(allow_inf_nan=False)]
-"""Of a client's model, or of one of its statistics."""
+"""Of a client's model or one of its statistics, or what new items get."""
 
 
 @dataclass(frozen=True)

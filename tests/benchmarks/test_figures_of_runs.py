@@ -15,7 +15,7 @@ import tiny
 from benchmark_scripts import result_of
 from pplr.data.dataset import Part
 from pplr.errors import PplrError
-from pplr.federation.strategies import Pplr, Robust
+from pplr.federation.strategies import Local, Pplr, Robust
 from pplr.models.backbone import CatalogueScorer
 from pplr.models.grounding import Written
 from whole_runs import configuration
@@ -193,12 +193,15 @@ SHORT = {"federation": {"rounds": 1}, "evaluation": {"baselines": False}}
 
 def test_labels_of_runs_say_what_is_not_the_default(script):
     label = script("fusion").label
-    assert label(Pplr(), "kept") == "pplr"
-    assert label(Pplr(items="mean", similarity="parameters"), "fresh") == (
-        "pplr, similarity parameters, items averaged, moments fresh"
+    assert label(Pplr(), "kept", "known") == "pplr"
+    assert label(Pplr(items="mean", similarity="parameters"), "fresh", "catalogue") == (
+        "pplr, similarity of parameters, items averaged, moments fresh, whole catalogue"
     )
-    assert label(Robust(), "kept") == "robust"
-    assert label(Robust(method="trimmed_mean"), "kept") != label(Robust(), "kept")
+    assert label(Pplr(tau=0.5), "kept", None) == "pplr, tau 0.5"
+    assert label(Local(), "kept", "catalogue") == "local"
+    assert label(Local(), "kept", "own") == "local, own items"
+    assert label(Robust(), "kept", None) == "robust"
+    assert label(Robust(method="trimmed_mean"), "kept", None) != label(Robust(), "kept", None)
 
 
 def test_references_are_means_over_seeds_and_what_was_not_measured_is_not_called_impossible(script):

@@ -35,8 +35,8 @@ def cycles(users: int = 80, length: int = 9, chosen: int = ITEMS) -> Dataset:
 class Model(CatalogueScorer):
     """Scores by a function of a query's last item."""
 
-    def __init__(self, rows: torch.Tensor, nothing: float = -np.inf, unchosen: torch.Tensor | None = None) -> None:
-        self.rows, self.nothing, self.unchosen = rows, nothing, unchosen
+    def __init__(self, rows: torch.Tensor, nothing: float = -np.inf, new_items: torch.Tensor | None = None) -> None:
+        self.rows, self.nothing, self.new_items = rows, nothing, new_items
 
     def scores(self, queries: Queries, wanted: int = 0) -> torch.Tensor:
         return self.rows[torch.tensor([int(history[-1]) for history in queries.histories], dtype=torch.long)]
@@ -81,7 +81,7 @@ def releases(share: float) -> tuple[Dataset, Model]:
     new = held_out[rng.random(len(held_out)) < share]
     codes[new] = rng.integers(15, ITEMS, len(new))
     return replace(dataset, items=Ragged(codes, dataset.items.offsets)), Model(
-        torch.zeros(ITEMS, ITEMS), unchosen=torch.arange(ITEMS) >= 15
+        torch.zeros(ITEMS, ITEMS), new_items=torch.arange(ITEMS) >= 15
     )
 
 
@@ -104,15 +104,30 @@ def test_validation_says_what_items_are_worth_that_nobody_has_chosen(share):
     assert shown > hidden + 0.1 * share - 1e-6
 
 
+def test_what_a_client_has_chosen_itself_is_not_new_to_it():
+    """A model may tell so, which was trained on other examples: but its counts know these items."""
+    dataset, model = releases(0.3)
+    model.new_items = torch.arange(ITEMS) >= 10
+    fusion = Fusion(FusionSettings(statistics=("transitions",)), dataset, users_of(dataset))
+    validation = dataset.queries(Part.VALIDATION)
+    weights = fusion.learn(model, validation).weights
+    with_bonus = fusion.fused(model, {**weights, NEW: 1.0}).scores(validation)
+    gained = with_bonus - fusion.fused(model, {**weights, NEW: 0.0}).scores(validation)
+    assert torch.allclose(gained, (torch.arange(ITEMS) >= 15).float().expand_as(gained), atol=1e-5)
+    model.new_items = torch.arange(ITEMS) < 15
+    assert set(fusion.learn(model, validation).weights) == {MODEL, "transitions"}, "none of them is new"
+
+
 def test_new_items_add_to_the_formula_where_they_are_told():
     dataset, model = releases(0.3)
     statistics = fit_baselines(dataset, names=["transitions"])
     queries = dataset.queries(Part.TEST).select(np.arange(5))
     weights = {MODEL: 0.7, "transitions": 1.3}
     before = FusedScorer(model, statistics, weights).scores(queries)
-    after = FusedScorer(model, statistics, {**weights, NEW: -0.4}).scores(queries)
-    assert torch.allclose(after - before, -0.4 * (torch.arange(ITEMS) >= 15).float(), atol=1e-6)
-    alone = FusedScorer(model, statistics, {MODEL: 1.0, "transitions": 0.0, NEW: 2.0}).scores(queries)
+    new = torch.arange(ITEMS) >= 15
+    after = FusedScorer(model, statistics, {**weights, NEW: -0.4}, new_items=new).scores(queries)
+    assert torch.allclose(after - before, -0.4 * new.float(), atol=1e-6)
+    alone = FusedScorer(model, statistics, {MODEL: 1.0, "transitions": 0.0, NEW: 2.0}, new_items=new).scores(queries)
     assert (alone[:, 15:] - alone[:, :15].amax() == pytest.approx(2.0)) and alone[0, 0] == alone[0, 14]
 
 

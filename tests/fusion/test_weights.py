@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pplr.fusion.weights import PRIOR, Evidence, learned_weights
+from pplr.fusion.weights import LEAST, PRIOR, Evidence, learned_weights
 
 
 def drawn(
@@ -23,13 +23,13 @@ def drawn(
     features = torch.randn(len(truth), queries, items, generator=generator)
     masked = torch.rand(queries, items, generator=generator) < 0.1
     masked[:, 0] = False
-    unchosen = None if new is None else torch.arange(items) % 3 == 1
-    if unchosen is not None:
-        features[1:, :, unchosen] = 0.0
+    new_items = None if new is None else torch.arange(items) % 3 == 1
+    if new_items is not None:
+        features[1:, :, new_items] = 0.0
     mixed = torch.einsum("s,sqi->qi", torch.tensor(truth), features).masked_fill(masked, -torch.inf)
-    mixed = mixed if unchosen is None else mixed + (new or 0.0) * unchosen
+    mixed = mixed if new_items is None else mixed + (new or 0.0) * new_items
     chosen = torch.multinomial(mixed.softmax(dim=1), targets, replacement=True, generator=generator)
-    return Evidence(features, masked, np.repeat(np.arange(queries), targets), chosen.reshape(-1).numpy(), unchosen)
+    return Evidence(features, masked, np.repeat(np.arange(queries), targets), chosen.reshape(-1).numpy(), new_items)
 
 
 def loss(evidence: Evidence, weights: torch.Tensor) -> torch.Tensor:
@@ -38,7 +38,7 @@ def loss(evidence: Evidence, weights: torch.Tensor) -> torch.Tensor:
     asked = sorted(set(evidence.rows.tolist()))
     for query in asked:
         features = list(evidence.features[:, query].double())
-        features += [] if evidence.unchosen is None else [evidence.unchosen.double()]
+        features += [] if evidence.new_items is None else [evidence.new_items.double()]
         mixed = sum(weight * feature for weight, feature in zip(weights, features, strict=True))
         log_p = torch.log_softmax(mixed[~evidence.masked[query]], dim=0)
         place = torch.cumsum(~evidence.masked[query], dim=0) - 1
@@ -61,14 +61,16 @@ def test_no_weights_make_the_targets_likelier(seed, truth, targets, new):
     least = loss(evidence, found)
     least.backward()
     least = least.detach()
-    free = (found.detach() > 0) | signed
-    assert (found >= 0)[~signed].all()
+    least_weight = torch.zeros(len(found), dtype=torch.float64)
+    least_weight[0] = 0.0 if new is None else LEAST
+    free = (found.detach() > least_weight) | signed
+    assert (found >= least_weight)[~signed].all()
     assert found.grad[free].abs().max() < 1e-3 if free.any() else True, "the slope is zero where a weight is free"
     assert (found.grad[~free] > -1e-3).all(), "and points away from zero nowhere else"
     rng = np.random.default_rng(seed)
     for _ in range(5):
         rival = found.detach() + torch.tensor(rng.normal(0, 0.3, len(found)))
-        rival = torch.where(signed, rival, rival.abs())
+        rival = torch.where(signed, rival, least_weight + rival.abs())
         assert float(loss(evidence, rival)) >= float(least) - 1e-6
 
 
@@ -80,6 +82,19 @@ def test_the_truth_is_found_in_many_queries():
 @pytest.mark.parametrize("new", [-1.5, 0.0, 2.0])
 def test_what_new_items_are_worth_is_found_in_many_queries(new):
     assert learned_weights(drawn(4, 4_000, 12, [0.6, 1.5], new=new)) == pytest.approx([0.6, 1.5, new], abs=0.1)
+
+
+def test_the_model_tells_new_items_apart_also_where_it_knows_less_than_counts():
+    """Of what it says of known items nothing is true: counts say which is chosen, and its weight would be 0."""
+    generator = torch.Generator().manual_seed(6)
+    counts, wrong = torch.zeros(400, 9), torch.randn(400, 9, generator=generator)
+    targets = torch.multinomial((-2 * wrong).softmax(1), 1, generator=generator)[:, 0]
+    counts[torch.arange(400), targets] = 1.0
+    told = torch.arange(9) >= 6
+    rows, items = np.arange(400), targets.numpy()
+    features, masked = torch.stack([wrong, counts]), torch.zeros(400, 9, dtype=torch.bool)
+    assert learned_weights(Evidence(features, masked, rows, items))[0] == 0.0
+    assert learned_weights(Evidence(features, masked, rows, items, told))[0] == LEAST
 
 
 @pytest.mark.parametrize("queries", [0, 1, 3])

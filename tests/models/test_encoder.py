@@ -155,10 +155,20 @@ def test_known_items_are_its_own_and_those_whose_bias_anybody_has_moved():
     trained = TrainableRow(tested.layout, row)
     tested.loss(trained.named, None, examples, np.arange(3), training=True).total.backward()
     assert torch.nonzero(trained.named["bias"].grad)[:, 0].tolist() == sorted({*own, *moved})
-    told = tested.scorer(tested.layout.views(row)).unchosen
+    told = tested.scorer(tested.layout.views(row)).new_items
     assert torch.nonzero(~told)[:, 0].tolist() == moved, (
         "a row tells what was trained into it, not what the next training adds"
     )
+    filled, zero = row.clone(), backbone(contrast="known", new_bias="zero")
+    tested.layout.views(filled)["bias"][told] = 0.5
+    queries, held_out = DATA.queries(Part.TEST), tested.query_examples(DATA.queries(Part.TEST))
+    both = ((tested, row), (zero, filled))
+    found, expected = (each.scorer(each.layout.views(of)).scores(queries) for each, of in both)
+    assert torch.allclose(found, expected)
+    found, expected = (
+        each.loss(each.layout.views(of), None, held_out, np.arange(2), training=False).total for each, of in both
+    )
+    assert torch.allclose(found, expected)
 
 
 @pytest.mark.parametrize("bias", ["private", "none"])

@@ -199,15 +199,65 @@ def test_what_nobody_has_trained_with_is_pushed_down_by_the_whole_catalogue_only
         views = members[0]._backbone.layout.views(row)
         sunk = set(torch.nonzero(views["bias"])[:, 0].tolist())
         assert sunk == (set(range(30)) if contrast == "catalogue" else everyones)
-        told = members[0]._backbone.scorer(views).unchosen
+        told = members[0]._backbone.scorer(views).new_items
         assert (told is None) == (contrast == "catalogue")
         assert told is None or set(torch.nonzero(told)[:, 0].tolist()) == set(range(30)) - everyones
+
+
+@pytest.mark.parametrize("private", [("bias",), ("residual",), ("bias", "residual"), ()])
+def test_new_items_are_told_by_all_tables_that_are_shared_and_by_no_other(private):
+    backbone = tiny.sequence_backbone(DATA, contrast="known")
+    backbone.layout = Layout(FedPer(names=private or ("projection",)).scope(backbone.layout.specs))
+    row = backbone.layout.initial_row(1)
+    views = backbone.layout.views(row)
+    views["bias"][[1, 2]] = 0.5
+    views["residual"][[2, 3], 4] = -0.1
+    moved = {*([] if "bias" in private else [1, 2]), *([] if "residual" in private else [2, 3])}
+    told = backbone.scorer(views).new_items
+    if not moved:
+        assert told is None
+        return
+    assert set(torch.nonzero(~told)[:, 0].tolist()) == moved
+    backbone.settings = backbone.settings.model_copy(update={"contrast": "catalogue"})
+    assert backbone.scorer(views).new_items is None
+
+
+@pytest.mark.parametrize("contrast", ["known", "own", "catalogue"])
+def test_a_new_item_is_measured_with_the_mean_bias_of_all_others(contrast):
+    mean, zero = (
+        tiny.sequence_backbone(DATA, layers=2, dropout=0.0, contrast=contrast, new_bias=how) for how in ("mean", "zero")
+    )
+    row, known = random_row(mean.layout), torch.arange(30) % 3 > 0
+    for name in ("bias", "residual"):
+        mean.layout.views(row)[name][~known] = 0.0
+    filled = row.clone()
+    biases = mean.layout.views(filled)["bias"]
+    if contrast != "catalogue":
+        biases[~known] = biases[known].mean()
+    queries, examples = DATA.queries(Part.TEST), mean.query_examples(DATA.queries(Part.TEST))
+    found, expected = (
+        backbone.scorer(backbone.layout.views(each)).scores(queries) for backbone, each in ((mean, row), (zero, filled))
+    )
+    assert torch.equal(found, expected)
+    changed = not torch.equal(found, zero.scorer(zero.layout.views(row)).scores(queries))
+    assert changed == (contrast != "catalogue")
+    some = np.arange(3)
+    losses = [
+        float(backbone.loss(backbone.layout.views(each), None, examples, some, training=False).total)
+        for backbone, each in ((mean, row), (zero, filled))
+    ]
+    assert losses[0] == losses[1]
+    trained = [
+        float(backbone.loss(backbone.layout.views(row), None, examples, some, training=True).total)
+        for backbone in (mean, zero)
+    ]
+    assert trained[0] == trained[1], "training is the same"
 
 
 @pytest.mark.parametrize(("bias", "residual"), [("shared", "shared"), ("none", "shared"), ("none", "none")])
 def test_before_any_training_no_item_is_told_from_others(bias, residual):
     backbone = tiny.sequence_backbone(DATA, bias=bias, residual=residual)
-    assert backbone.scorer(backbone.layout.views(backbone.layout.initial_row(1))).unchosen is None
+    assert backbone.scorer(backbone.layout.views(backbone.layout.initial_row(1))).new_items is None
 
 
 def test_the_gradient_of_item_vectors_is_of_its_own_items_alone(plain):

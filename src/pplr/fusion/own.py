@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pplr.data.dataset import Dataset, Ints, Queries
 from pplr.evaluation import Scorer, evaluate, fit_baselines
@@ -60,6 +61,11 @@ class Fusion:
         return self._counted[1]
 
     @cached_property
+    def _chosen(self) -> Ints:
+        """The items of this client's training events."""
+        return np.unique(self._dataset.of(self._users).training().values)
+
+    @cached_property
     def _counted(self) -> tuple[Mapping[str, Scorer], int | None]:
         own = self._dataset.of(self._users)
         times = own.training_times()
@@ -68,7 +74,15 @@ class Fusion:
 
     def fused(self, model: CatalogueScorer, weights: Weights) -> FusedScorer:
         """Return model and statistics as one scorer."""
-        return FusedScorer(model, self.statistics, weights, self._now)
+        return FusedScorer(model, self.statistics, weights, self._now, self._new_items(model))
+
+    def _new_items(self, model: CatalogueScorer) -> Tensor | None:
+        """Return [items] bool: items that are new as far as the model tells, and in none of this client's training events."""
+        if model.new_items is None:
+            return None
+        found = model.new_items.clone()
+        found[torch.from_numpy(self._chosen).to(found.device)] = False
+        return found if bool(found.any()) else None
 
     def learn(
         self, model: CatalogueScorer, validation: Queries, *, mask_history: bool = True, batch: int = 256
@@ -82,8 +96,8 @@ class Fusion:
             NumericalError: a score of the model is not finite.
         """
         evidence, queries = self._evidence(model, validation, mask_history=mask_history, batch=batch)
-        names = [MODEL, *self.statistics, *([] if evidence.unchosen is None else [NEW])]
-        only_model = evidence.only_model
+        names = [MODEL, *self.statistics, *([] if evidence.new_items is None else [NEW])]
+        only_model = evidence.only_model()
         halves = [np.arange(start, len(queries), 2, dtype=np.int64) for start in (0, 1)]
         alone, mixed = [], []
         for learning, trying in (halves, halves[::-1]):
@@ -116,8 +130,9 @@ class Fusion:
             masked = torch.isinf(mask_histories(torch.zeros(count, items), queries.histories))
         rows_of, targets = target_pairs(queries.targets, items)
         possible = ~masked[torch.from_numpy(rows_of), torch.from_numpy(targets)].numpy()
-        unchosen = None if model.unchosen is None else model.unchosen.cpu()
-        return Evidence(features, masked, rows_of[possible], targets[possible], unchosen), queries
+        new_items = self._new_items(model)
+        new_items = None if new_items is None else new_items.cpu()
+        return Evidence(features, masked, rows_of[possible], targets[possible], new_items), queries
 
 
 def _ranked(evidence: Evidence, queries: Queries, weights: Floats, *, mask_history: bool) -> Floats:

@@ -26,20 +26,28 @@ class FusedScorer(CatalogueScorer):
     """Scores items by w_model log p_model(i) + sum_s w_s log(1 + n share_s(i)) + b new(i), n being the number of items.
 
     p_model is the softmax of the model's scores; share_s is a statistic's part in the sum of its scores, so that an item
-    about which it knows nothing gets 0. new(i) is 1 for an item that nobody has chosen (`CatalogueScorer.unchosen`), of which no
-    count can say anything, else 0: b says how much such items are worth beside those that are counted.
+    about which it knows nothing gets 0. new(i) is 1 for items that nobody has chosen as far as is known, of which no count can say
+    anything, else 0: b says how much they are worth beside those that are counted.
     """
 
     def __init__(
-        self, model: CatalogueScorer, statistics: Mapping[str, Scorer], weights: Weights, now: int | None = None
+        self,
+        model: CatalogueScorer,
+        statistics: Mapping[str, Scorer],
+        weights: Weights,
+        now: int | None = None,
+        new_items: Tensor | None = None,
     ) -> None:
-        """Mix `model` and `statistics` by `weights`; a query without a time is asked at `now`, in the data's unit."""
+        """Mix `model` and `statistics` by `weights`; a query without a time is asked at `now`, in the data's unit.
+
+        `new_items` [items] bool are those to which the weight NEW belongs; None: none.
+        """
         self._model = model
         self._statistics = {name: each for name, each in statistics.items() if weights.get(name, 0.0) > 0}
         self._weights = weights
         self._now = now
-        self.unchosen = model.unchosen
-        self._new = 0.0 if model.unchosen is None else weights.get(NEW, 0.0)
+        bonus = weights.get(NEW, 0.0)
+        self._bonus = None if new_items is None or not bonus else new_items * bonus
         self.nothing = -math.inf if math.isinf(model.nothing) else 0.0
 
     def scores(self, queries: Queries, wanted: int = 0) -> Tensor:
@@ -62,13 +70,13 @@ class FusedScorer(CatalogueScorer):
 
     def mixed(self, scores: Tensor, queries: Queries) -> Tensor:
         """Return what `scores` returns, from the model's scores [len(queries), items] for these queries."""
-        if not self._statistics and not self._new and math.isinf(self.nothing):
+        if not self._statistics and self._bonus is None and math.isinf(self.nothing):
             return scores  # as they are: rounding would make ties of what is not equal
         mixed = self._weights[MODEL] * log_softmax(scores)
         for name, statistic in self._statistics.items():
             mixed += self._weights[name] * statistic_feature(statistic, queries, self._now).to(mixed)
-        if self._new and self.unchosen is not None:
-            mixed += self._new * self.unchosen.to(mixed)
+        if self._bonus is not None:
+            mixed += self._bonus.to(mixed)
         if math.isfinite(self.nothing) and len(mixed):
             mixed -= mixed.amin(dim=1, keepdim=True)
         return mixed

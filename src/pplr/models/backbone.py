@@ -33,6 +33,15 @@ Contrast = Annotated[
     ),
 ]
 
+NewBias = Annotated[
+    Literal["mean", "zero"],
+    Field(
+        description="Bias of an item that nobody has chosen, as far as shared biases or residuals tell after training among known or "
+        "own items: the mean of all others (mean), or 0, where it began (zero). Training pushes most biases below 0, so that "
+        "zero puts new items before most known ones."
+    ),
+]
+
 
 def contrasted(contrast: Contrast, own: Tensor, shared: Tensor | None) -> Tensor | None:
     """Return the codes of the items that training tells apart, ascending; None for the whole catalogue.
@@ -54,17 +63,27 @@ def contrasted(contrast: Contrast, own: Tensor, shared: Tensor | None) -> Tensor
     return _moved(shared).index_fill(0, own, True).nonzero().squeeze(1)
 
 
-def unchosen(parameters: Parameters, names: Sequence[str]) -> Tensor | None:
-    """Return [items] bool: those that nobody has chosen who took part in the training of these parameters.
+def new_items(contrast: Contrast, layout: Layout, parameters: Parameters, names: Sequence[str]) -> Tensor | None:
+    """Return [items] bool: items that nobody has chosen, as far as the tables among `names` tell that all clients share.
 
-    As far as the first of these tables tells that there is: rows that have not moved away from zero. None where there is no
-    table, or where all rows or none have moved: who trains among the whole catalogue moves all.
+    They are those whose rows have not moved away from zero in any of these tables. None where no table is shared, where all rows
+    have moved or none, and after training among the whole catalogue, which moves them for another reason. Also told are items of
+    examples that were left out, and under a median of rows those of few clients.
     """
-    table = next((parameters[name] for name in names if name in parameters), None)
-    if table is None:
+    shared = {spec.name for spec in layout.specs if not spec.private}
+    tables = [parameters[name] for name in names if name in shared]
+    if contrast == "catalogue" or not tables:
         return None
-    still = ~_moved(table)
+    still = ~torch.stack([_moved(table) for table in tables]).any(0)
     return still if bool(still.any()) and not bool(still.all()) else None
+
+
+def with_new_bias(how: NewBias, parameters: Parameters, told: Tensor | None) -> Parameters:
+    """Return the parameters with another bias of the items that are `told` to be new, [items] bool, where there are such and a bias."""
+    if how == "zero" or told is None or "bias" not in parameters:
+        return parameters
+    bias = parameters["bias"]
+    return {**parameters, "bias": torch.where(told, bias[~told].mean(), bias)}
 
 
 def _moved(table: Tensor) -> Tensor:
@@ -109,11 +128,11 @@ class CatalogueScorer(ABC):
     Attributes:
         nothing: the score of items about which the scorer knows nothing; they tie in rankings, and are never
             recommended. Minus infinity where every item has a score of its own.
-        unchosen: [items] bool, items that nobody has chosen whose training it comes from; None where it cannot tell.
+        new_items: [items] bool, items that nobody has chosen, as far as it can tell; None where it cannot.
     """
 
     nothing: float = -math.inf
-    unchosen: Tensor | None = None
+    new_items: Tensor | None = None
 
     @abstractmethod
     def scores(self, queries: Queries, wanted: int = 0) -> Tensor:

@@ -32,12 +32,14 @@ from pplr.models.backbone import (
     CatalogueScorer,
     Contrast,
     Loss,
+    NewBias,
     Parameters,
     Refresh,
     beyond,
     contrasted,
+    new_items,
     shared_table,
-    unchosen,
+    with_new_bias,
 )
 from pplr.models.batching import padded, sorted_batches
 from pplr.models.examples import next_items
@@ -49,8 +51,8 @@ from pplr.models.text import item_texts
 from pplr.models.vectors import Tokens, encode, mean_pool, readable_tokens
 from pplr.seeds import drawn_seed
 
-TABLES = ("bias",)
-"""Parameters with a row per item, by which items are known that somebody has chosen."""
+ITEM_TABLES = ("bias",)
+"""Parameters with a row per item: one that has moved tells that somebody has the item."""
 
 SCORED_TOKENS = 4096
 """Tokens that are read at once when scoring, padding included: histories of similar length together."""
@@ -76,6 +78,7 @@ class EncoderSettings(BaseModel):
         0, ge=0, description="Sampled negatives of the loss, shared by a batch; 0 takes the whole catalogue."
     )
     contrast: Contrast = "catalogue"
+    new_bias: NewBias = "mean"
     precision: Precision = "float32"
     second_stage: float = Field(
         0.5, ge=0, le=1, description="Share of the rounds after which item vectors are encoded once a round only."
@@ -176,6 +179,7 @@ class EncoderBackbone(Backbone[HistoryExamples]):
         if vectors is None:
             raise ValueError("The encoder's loss needs item vectors.")
         histories = examples.histories.select(rows)
+        parameters = parameters if training else self.measured(parameters)[0]
         states = self._read(parameters, list(histories), training)
         targets = torch.from_numpy(examples.targets[rows]).to(self.device)
         among = self._among(parameters, examples) if training else None
@@ -187,8 +191,13 @@ class EncoderBackbone(Backbone[HistoryExamples]):
 
     def _among(self, parameters: Parameters, examples: HistoryExamples) -> Tensor | None:
         """Return the codes of the items that training tells apart, ascending; None for the whole catalogue."""
-        shared = shared_table(self.layout, parameters, TABLES)
+        shared = shared_table(self.layout, parameters, ITEM_TABLES)
         return contrasted(self.settings.contrast, torch.from_numpy(examples.items).to(self.device), shared)
+
+    def measured(self, parameters: Parameters) -> tuple[Parameters, Tensor | None]:
+        """Return the parameters as they are measured and recommend, and which items are new, [items] bool, where that is known."""
+        told = new_items(self.settings.contrast, self.layout, parameters, ITEM_TABLES)
+        return with_new_bias(self.settings.new_bias, parameters, told), told
 
     def scorer(self, parameters: Parameters, catalogue: Tensor | None = None) -> EncoderScorer:
         """Return a scorer that reads the newest items of a history."""
@@ -253,9 +262,8 @@ class EncoderScorer(CatalogueScorer):
 
     def __init__(self, backbone: EncoderBackbone, parameters: Parameters, vectors: Tensor | None) -> None:
         self._backbone = backbone
-        self._parameters = parameters
+        self._parameters, self.new_items = backbone.measured(parameters)
         self._vectors = backbone.encode_catalogue(parameters) if vectors is None else vectors
-        self.unchosen = unchosen(parameters, TABLES)
 
     def scores(self, queries: Queries, wanted: int = 0) -> Tensor:
         """Return [len(queries), items] scores."""

@@ -30,11 +30,13 @@ from pplr.models.backbone import (
     CatalogueScorer,
     Contrast,
     Loss,
+    NewBias,
     Parameters,
     beyond,
     contrasted,
+    new_items,
     shared_table,
-    unchosen,
+    with_new_bias,
 )
 from pplr.models.batching import padded, sorted_batches
 from pplr.models.item_reader import ItemReader, Lesson
@@ -47,8 +49,8 @@ from pplr.seeds import drawn_seed
 
 Where = Literal["shared", "private", "none"]
 
-TABLES = ("bias", "residual")
-"""Parameters with a row per item, by the first of which items are known that somebody has chosen."""
+ITEM_TABLES = ("bias", "residual")
+"""Parameters with a row per item: one that has moved tells that somebody has the item."""
 
 SCORED_ITEMS = 2048
 """Items of histories, padding counted, that are read at once for scoring: short histories are not padded to long ones."""
@@ -73,6 +75,7 @@ class SequenceSettings(BaseModel):
     )
     bias: Where = Field("shared", description="A trained popularity bias per item; private keeps it from mixing.")
     contrast: Contrast = "known"
+    new_bias: NewBias = "mean"
     attributes: tuple[str, ...] | None = Field(
         None, description="Item columns that the text contains beside the title; absent: all of them."
     )
@@ -240,6 +243,7 @@ class SequenceBackbone(Backbone[ItemSequences]):
         seen = examples.windows.select(rows).values if training and self.lora is not None else None
         vectors = self._vectors(parameters, catalogue, seen)
         dropout = self.settings.dropout if training else 0.0
+        parameters = parameters if training else self.measured(parameters)[0]
         among = self._among(parameters, examples) if training else None
         precision = self.settings.precision if training else "float32"
         table = self._embeddings(parameters, vectors, precision)
@@ -298,7 +302,7 @@ class SequenceBackbone(Backbone[ItemSequences]):
 
     def _among(self, parameters: Parameters, examples: ItemSequences) -> Tensor | None:
         """Return the codes of the items that training tells apart, ascending; None for the whole catalogue."""
-        shared = shared_table(self.layout, parameters, TABLES)
+        shared = shared_table(self.layout, parameters, ITEM_TABLES)
         return contrasted(self.settings.contrast, torch.from_numpy(examples.items).to(self.device), shared)
 
     def _loss(
@@ -324,6 +328,11 @@ class SequenceBackbone(Backbone[ItemSequences]):
         if among is not None:
             total = total + beyond(among, self.items) * len(targets)
         return Loss(total, len(targets), int(examples.lengths[rows].sum()))
+
+    def measured(self, parameters: Parameters) -> tuple[Parameters, Tensor | None]:
+        """Return the parameters as they are measured and recommend, and which items are new, [items] bool, where that is known."""
+        told = new_items(self.settings.contrast, self.layout, parameters, ITEM_TABLES)
+        return with_new_bias(self.settings.new_bias, parameters, told), told
 
     def scorer(self, parameters: Parameters, catalogue: Tensor | None = None) -> SequenceScorer:
         """Return a scorer that reads the newest `positions` items of a history."""
@@ -419,9 +428,8 @@ class SequenceScorer(CatalogueScorer):
 
     def __init__(self, backbone: SequenceBackbone, parameters: Parameters, catalogue: Tensor | None) -> None:
         self._backbone = backbone
-        self._parameters = parameters
+        self._parameters, self.new_items = backbone.measured(parameters)
         self._table = backbone.item_embeddings(parameters, catalogue)
-        self.unchosen = unchosen(parameters, TABLES)
 
     def scores(self, queries: Queries, wanted: int = 0) -> Tensor:
         """Return [len(queries), items] scores."""

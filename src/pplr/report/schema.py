@@ -100,8 +100,8 @@ class FusionRecord(_Part):
     """How a client mixes its model with the statistics that it counts on its own data."""
 
     weights: dict[str, float] = Field(
-        description="'model' and the statistics -> weight, 'new_items' -> log-odds added for items that nobody has chosen (absent "
-        "where the model cannot tell them), learned on validation users."
+        description="'model' and the statistics -> weight, 'new_items' -> log-odds added for items that nobody has chosen as "
+        "far as is known (absent where the model cannot tell), learned on validation users."
     )
     validation: dict[str, Figure] = Field(
         description="NDCG@10 of 'model_alone' and 'mixed' on validation 'users', the latter with weights learned on others."
@@ -109,8 +109,8 @@ class FusionRecord(_Part):
 
     @property
     def mixes(self) -> bool:
-        """Return whether a statistic counts, or what is added for new items."""
-        return any(weight != 0 for name, weight in self.weights.items() if name != "model")
+        """Return whether a statistic counts."""
+        return any(weight > 0 for name, weight in self.weights.items() if name not in {"model", "new_items"})
 
 
 class ClientMeasures(Measures):
