@@ -158,7 +158,9 @@ def how_trained(run: dict[str, Any]) -> str:
     """Return a name for a run: its strategy, what its backbone was trained among, with what, and whether clients count too."""
     backbone = run["backbone"]
     text = "" if backbone["residual"] != "none" else ", text alone"
-    return f"{run['strategy']['kind']}, `{backbone['contrast']}`{text}{', own counts' if run['counts'] else ''}"
+    zero = backbone["contrast"] != "catalogue" and backbone.get("new_bias", "zero") == "zero"
+    bias = ", new items' bias 0" if zero else ""
+    return f"{run['strategy']['kind']}, `{backbone['contrast']}`{bias}{text}{', own counts' if run['counts'] else ''}"
 
 
 def _both(figures: dict[str, float]) -> str:

@@ -94,7 +94,7 @@ def test_the_model_tells_new_items_apart_also_where_it_knows_less_than_counts():
     rows, items = np.arange(400), targets.numpy()
     features, masked = torch.stack([wrong, counts]), torch.zeros(400, 9, dtype=torch.bool)
     assert learned_weights(Evidence(features, masked, rows, items))[0] == 0.0
-    assert learned_weights(Evidence(features, masked, rows, items, told))[0] == LEAST
+    assert 0 < learned_weights(Evidence(features, masked, rows, items, told))[0] < 0.01
 
 
 @pytest.mark.parametrize("queries", [0, 1, 3])
