@@ -124,10 +124,13 @@ def _distances(found: dict[str, dict[str, Path]]) -> dict[str, str]:
 def from_counts(run: dict[str, Any]) -> dict[str, str]:
     """Return how far a run is ahead of counting: title -> difference with its interval, from its entry in against_counts.json."""
     column = {}
+    (label, *_) = run.get("labels", {}).get("strategy", [OURS])
+    mark = EARLIER.get(label, "")
     for title, name in COUNTS.items():
         found = run.get("minus", {}).get(name, {})
         for what, key in (("all users", "overall"), ("worst client", "worst_client")):
-            column[f"{title}, {what}"] = with_interval(Difference(**found[key]), "**{}**") if key in found else NOT_RUN
+            text = f"{with_interval(Difference(**found[key]), '**{}**')}{mark}" if key in found else NOT_RUN
+            column[f"{title}, {what}"] = text
     return column
 
 

@@ -114,7 +114,7 @@ def by_clients(path: Path, folder: Path) -> str:
             found = variants.setdefault(cell.labels["clients"], {}).setdefault(cell.labels["strategy"], {})
             found[cell.labels[SEED]] = record
     head = ["clients", "seeds", *study.axes["strategy"]]
-    ours = [name for name in study.axes["strategy"] if name.startswith("pplr")]
+    ours = [str(name) for name in study.axes["strategy"] if str(name).startswith("pplr")]
     reference, rows = study.reference["strategy"], []
     for clients, strategies in variants.items():
         if reference not in strategies or len(strategies) == 1:
