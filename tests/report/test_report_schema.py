@@ -10,12 +10,24 @@ import pytest
 from pydantic import ValidationError
 
 from pplr.evaluation import balance
-from pplr.report.schema import BalanceMeasures, ClientMeasures, Metrics, metrics_json_schema
+from pplr.report.schema import BalanceMeasures, ClientMeasures, FusionRecord, Metrics, metrics_json_schema
 
 
 @pytest.fixture
 def content(build_run):
     return json.loads((build_run() / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("weights", "mixes"),
+    [
+        ({"model": 1.0, "transitions": 0.0, "new_items": -0.4}, False),
+        ({"model": 1.0, "transitions": 0.0, "new_items": 0.4}, False),
+        ({"model": 0.5, "transitions": 0.1, "new_items": 0.0}, True),
+    ],
+)
+def test_a_client_mixes_where_a_count_has_weight(weights, mixes):
+    assert FusionRecord(weights=weights, validation={}).mixes == mixes
 
 
 def test_what_is_read_is_written_again_unchanged(content):

@@ -74,8 +74,22 @@ def new_items(contrast: Contrast, layout: Layout, parameters: Parameters, names:
     tables = [parameters[name] for name in names if name in shared]
     if contrast == "catalogue" or not tables:
         return None
-    still = ~torch.stack([_moved(table) for table in tables]).any(0)
+    still = ~_moved(tables[0])
+    for table in tables[1:]:
+        left = still.nonzero().squeeze(1)  # few, once there was training: wide tables are not read whole
+        still[left] = ~_moved(table[left])
     return still if bool(still.any()) and not bool(still.all()) else None
+
+
+def as_measured(
+    contrast: Contrast, how: NewBias, layout: Layout, parameters: Parameters, names: Sequence[str]
+) -> tuple[Parameters, Tensor | None]:
+    """Return the parameters as they are measured and recommend, and which items are new, [items] bool, where that is known.
+
+    Arguments are those of `new_items` and `with_new_bias`.
+    """
+    told = new_items(contrast, layout, parameters, names)
+    return with_new_bias(how, parameters, told), told
 
 
 def with_new_bias(how: NewBias, parameters: Parameters, told: Tensor | None) -> Parameters:
@@ -88,7 +102,8 @@ def with_new_bias(how: NewBias, parameters: Parameters, told: Tensor | None) -> 
 
 def _moved(table: Tensor) -> Tensor:
     """Return [items] bool: the rows of a table of items that are not zero."""
-    return table.detach().reshape(len(table), -1).any(1)
+    moved = table.detach() != 0
+    return moved if moved.dim() == 1 else moved.flatten(1).any(1)
 
 
 def shared_table(layout: Layout, parameters: Parameters, names: Sequence[str]) -> Tensor | None:

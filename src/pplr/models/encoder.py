@@ -35,11 +35,10 @@ from pplr.models.backbone import (
     NewBias,
     Parameters,
     Refresh,
+    as_measured,
     beyond,
     contrasted,
-    new_items,
     shared_table,
-    with_new_bias,
 )
 from pplr.models.batching import padded, sorted_batches
 from pplr.models.examples import next_items
@@ -196,8 +195,7 @@ class EncoderBackbone(Backbone[HistoryExamples]):
 
     def measured(self, parameters: Parameters) -> tuple[Parameters, Tensor | None]:
         """Return the parameters as they are measured and recommend, and which items are new, [items] bool, where that is known."""
-        told = new_items(self.settings.contrast, self.layout, parameters, ITEM_TABLES)
-        return with_new_bias(self.settings.new_bias, parameters, told), told
+        return as_measured(self.settings.contrast, self.settings.new_bias, self.layout, parameters, ITEM_TABLES)
 
     def scorer(self, parameters: Parameters, catalogue: Tensor | None = None) -> EncoderScorer:
         """Return a scorer that reads the newest items of a history."""

@@ -32,11 +32,10 @@ from pplr.models.backbone import (
     Loss,
     NewBias,
     Parameters,
+    as_measured,
     beyond,
     contrasted,
-    new_items,
     shared_table,
-    with_new_bias,
 )
 from pplr.models.batching import padded, sorted_batches
 from pplr.models.item_reader import ItemReader, Lesson
@@ -331,8 +330,7 @@ class SequenceBackbone(Backbone[ItemSequences]):
 
     def measured(self, parameters: Parameters) -> tuple[Parameters, Tensor | None]:
         """Return the parameters as they are measured and recommend, and which items are new, [items] bool, where that is known."""
-        told = new_items(self.settings.contrast, self.layout, parameters, ITEM_TABLES)
-        return with_new_bias(self.settings.new_bias, parameters, told), told
+        return as_measured(self.settings.contrast, self.settings.new_bias, self.layout, parameters, ITEM_TABLES)
 
     def scorer(self, parameters: Parameters, catalogue: Tensor | None = None) -> SequenceScorer:
         """Return a scorer that reads the newest `positions` items of a history."""
