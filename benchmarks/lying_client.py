@@ -74,14 +74,17 @@ LIES: dict[str, Lie | None] = {
     "high loss": _loss(99.0),
 }
 ADMISSION = {"norm_bound": 3.0, "loss_bound": 2.0}
-ADDED, AVERAGED = "pplr", "pplr, items averaged"
+ADDED, AVERAGED = "pplr, items added up", "pplr, items averaged"
+RESCALED, PARAMETERS = "pplr", "pplr, similarity of parameters"
 BASE: dict[str, dict[str, Any]] = {
+    RESCALED: {"kind": "pplr"},
+    PARAMETERS: {"kind": "pplr", "similarity": "parameters"},
     ADDED: {"kind": "pplr", "items": "sum"},
     AVERAGED: {"kind": "pplr", "items": "mean"},
     "fedavg": {"kind": "fedavg"},
 }
 ROBUST = "robust mixing"
-REFUSED = [[ADDED, ROBUST]]
+REFUSED = [[name, ROBUST] for name in (RESCALED, PARAMETERS, ADDED)]
 """Strategies and defences that the program does not take together."""
 DEFENCES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     "none": ({}, {}),

@@ -42,6 +42,7 @@ STEPS = {
 }
 FRESH, NOT_RUN = ", moments fresh", "not run"
 OURS = "pplr"
+SENT = "megabytes that a client of `pplr` sends a round, and receives twice"
 EARLIER = {"pplr, items rescaled": "ᶜ", f"pplr{FRESH}": "ᶠ"}
 """What stands for today's `pplr` where it was not run, in this order, and its mark: among the whole catalogue, or with moments fresh too."""
 
@@ -92,7 +93,14 @@ def _reached(study: str, sasrec: dict[str, Any], references: dict[str, Any]) -> 
     column["SASRec, pooled"] = _mean(sasrec.get(data_name, {}).get("runs", []), most)
     best = max(comparison.baselines, key=lambda each: each.overall)
     column["the best count, pooled"] = f"{best.overall:.4f} / {best.worst:.4f}, {baseline_name(best.name)}"
+    column[SENT] = _sent(found[labels["**`pplr`**"] or OURS])
     return column
+
+
+def _sent(runs: dict[str, Path]) -> str:
+    """Return how many megabytes a client sends in a round, with the first seed."""
+    metrics = read_record(next(iter(runs.values()))).metrics
+    return f"{metrics.cost.bytes_up / len(metrics.rounds) / len(metrics.clients) / 1e6:.1f}"
 
 
 def _mean(runs: list[dict[str, Any]], most: int) -> str:

@@ -23,7 +23,7 @@ from pplr.study.grid import cells
 from pplr.study.records import recorded
 from pplr.study.settings import SEED, load_study
 from pplr.wording import baseline_name
-from study_runs import KEY, STUDIES, ahead, best_round, overall_and_worst
+from study_runs import KEY, STUDIES, ahead, best_loss, best_round, overall_and_worst
 
 HERE = Path(__file__).parent
 PAGES = [HERE.parent / "docs" / name for name in ("results.md", "ablations.md")]
@@ -82,13 +82,18 @@ def headed(group: dict[str, Any], text: str) -> str:
 
 
 def validation(group: dict[str, Any], folder: Path) -> str:
-    """Return the table of validation figures, by which settings are chosen: of the best round of each run."""
-    records = {path.name: read_record(path) for path in sorted(folder.glob("*.record.json"))}
+    """Return the table of validation figures, by which settings are chosen: of the best round of each run; its loss where nothing
+    was ranked for validation.
+    """
+    metrics = {path.name: read_record(path).metrics for path in sorted(folder.glob("*.record.json"))}
     rows = []
     for run in group["runs"]:
-        found = [best for cell in run["folders"] if (best := best_round(records[Path(cell).name].metrics)) is not None]
+        runs = [metrics[Path(cell).name] for cell in run["folders"]]
+        found = [best for one in runs if (best := best_round(one)) is not None]
         if not found:
-            rows.append([run["label"], *[""] * 3])
+            losses = [loss for one in runs if (loss := best_loss(one)) is not None]
+            text = f"loss {mean(losses):.3f}" if losses else ""
+            rows.append([run["label"], text, "", str(len(runs[0].rounds)) if losses else ""])
             continue
         overall, worst, rounds = zip(*found, strict=True)
         seen = [score for score in worst if score is not None]
@@ -117,7 +122,7 @@ def by_clients(path: Path, folder: Path) -> str:
     ours = [str(name) for name in study.axes["strategy"] if str(name).startswith("pplr")]
     reference, rows = study.reference["strategy"], []
     for clients, strategies in variants.items():
-        if reference not in strategies or len(strategies) == 1:
+        if reference not in strategies:
             continue
         order = sorted(strategies, key=lambda name: name != reference)
         seeds = set.intersection(*(set(strategies[name]) for name in order))

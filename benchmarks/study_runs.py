@@ -51,3 +51,13 @@ def best_round(metrics: Metrics) -> tuple[float, float | None, int] | None:
     scores = [one.validation[KEY] for one in clients]
     overall = float(np.average(scores, weights=[one.users for one in clients]))
     return overall, min(scores) if len(scores) > 1 else None, len(metrics.rounds)
+
+
+def best_loss(metrics: Metrics) -> float | None:
+    """Return the validation loss of the best round, all clients' by users; None where no round was validated."""
+    number = 0 if metrics.stopped is None else metrics.stopped.best_round
+    best = metrics.rounds[number - 1].clients if number else {}
+    clients = [one for one in best.values() if one.validation_loss is not None and one.users]
+    if not clients:
+        return None
+    return float(np.average([one.validation_loss for one in clients], weights=[one.users for one in clients]))

@@ -72,6 +72,35 @@ strategy.kind = "fedavg"
         assert cells_of[2].startswith(f"{pplr_first:.4f} / ")
         assert cells_of[3].startswith(f"{fedavg:.4f} / ")
         assert cells_of[4].strip("*").startswith(f"{pplr_first - fedavg:+.4f} [")
+    for cell in grid:
+        if cell.config.clients.count == 3 and cell.labels["strategy"] != "fedavg" and cell.labels["seed"] == "1":
+            recorded(tmp_path / "records")[cell.digest].unlink()
+    (alone,) = [
+        line
+        for line in script("study_pages").by_clients(path, tmp_path / "records").splitlines()
+        if line.startswith("| three |")
+    ]
+    assert [part.strip() for part in alone.split("|")[1:-1]] == [
+        "three", "1", "", alone.split("|")[4].strip(), "", "",
+    ], "what only the reference was run with stays, without differences"  # fmt: skip
+    assert alone.split("|")[4].strip().startswith(f"{found[False, 'fedavg', '1']:.4f} / ")
+
+
+def test_a_run_that_ranked_nothing_for_validation_is_shown_by_its_loss(script):
+    runs, pages = script("study_runs"), script("study_pages")
+    folder = pages.STUDIES / "results" / "backbones"
+    path = next(folder.glob("generative-fedavg-*"))
+    metrics = read_record(path).metrics
+    last = metrics.rounds[metrics.stopped.best_round - 1].clients.values()
+    losses = [one.validation_loss for one in last]
+    assert runs.best_loss(metrics) == pytest.approx(np.average(losses, weights=[one.users for one in last]))
+    early = metrics.model_copy(update={"stopped": metrics.stopped.model_copy(update={"best_round": 1})})
+    assert runs.best_loss(metrics) < runs.best_loss(early)
+    untrained = read_record(next(folder.glob("generative-zero-shot-*"))).metrics
+    assert runs.best_loss(untrained) is None
+    group = {"runs": [{"label": "fedavg", "folders": [path.name]}]}
+    (row,) = pages.validation(group, folder).splitlines()[2:]
+    assert row == f"| fedavg | loss {runs.best_loss(metrics):.3f} |  | 4 |"
 
 
 def by_data(found):
