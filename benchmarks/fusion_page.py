@@ -18,8 +18,8 @@ NAMES = {"movietweetings (demo)": "MovieTweetings", "amazon-beauty": "Amazon Bea
 REFERENCES = {"transitions": "transitions", "item_knn_recency": "item-kNN with recency", "recent": "recent popularity"}
 BESIDE = ("recent popularity", "SASRec")
 """What stands in the summary."""
-SHOWN: dict[str, list[str]] = {"pplr": [], "pplr, whole catalogue": ["trained among the whole catalogue"]}
-"""The runs of which the summary is, the first that there are: label -> what is said of them."""
+SHOWN = "pplr"
+"""The runs of which the summary is."""
 Result = dict[str, Any]
 
 
@@ -58,14 +58,13 @@ def summary(fusion: Result, references: Result, sasrec: Result) -> str:
     """Return one line for each data set: `pplr` with and without counts, and what was measured beside it."""
     rows = []
     for name, entry in fusion.items():
-        found = {label: [run for run in entry["runs"] if run["strategy"] == label] for label in SHOWN}
-        label, runs = next(((label, runs) for label, runs in found.items() if runs), (None, []))
-        if label is None:
+        runs = [run for run in entry["runs"] if run["strategy"] == SHOWN]
+        if not runs:
             raise SystemExit(f"There is no run of today's `pplr` on {name}. Make one with fusion.py.")
         beside = _references(name, references, sasrec)
         rows.append(
             [
-                f"{_title(name)} ({', '.join([_seeds(len(runs)), *SHOWN[label]])})",
+                f"{_title(name)} ({_seeds(len(runs))})",
                 *(_both(runs, what) for what in ("alone", "mixed")),
                 *(_both(beside[each], None) if each in beside else _missing(each, name, references) for each in BESIDE),
             ]

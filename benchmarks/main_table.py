@@ -43,8 +43,6 @@ STEPS = {
 FRESH, NOT_RUN = ", moments fresh", "not run"
 OURS = "pplr"
 SENT = "megabytes that a client of `pplr` sends a round, and receives twice"
-EARLIER = {"pplr, items rescaled": "ᶜ", f"pplr{FRESH}": "ᶠ"}
-"""What stands for today's `pplr` where it was not run, in this order, and its mark: among the whole catalogue, or with moments fresh too."""
 
 
 def overview(sasrec: dict[str, Any], counts: dict[str, Any], references: dict[str, Any]) -> str:
@@ -86,7 +84,7 @@ def _reached(study: str, sasrec: dict[str, Any], references: dict[str, Any]) -> 
         if label is None:
             column[title] = NOT_RUN
             continue
-        mark = EARLIER.get(label, "ᶠ" if label.endswith(FRESH) else "")
+        mark = "ᶠ" if label.endswith(FRESH) else ""
         column[title] = f"{overall_and_worst(runs[label])}{mark}{_seeds(len(found[label]), most)}"
     seeds = references.get(f"{data_name}, leave-one-out", {}).get("seeds", {})
     column["matrix factorisation, federated"] = _mean([found["federated_mf"] for found in seeds.values()], most)
@@ -118,13 +116,12 @@ def _seeds(count: int, most: int) -> str:
 def _distances(found: dict[str, dict[str, Path]]) -> dict[str, str]:
     """Return a column of the second table: how far `pplr` is ahead, on the seeds of both; title -> difference with its interval."""
     column: dict[str, str] = {}
-    ours = _chosen(found, OURS) or OURS
     for title, label in APART.items():
-        seeds = sorted(found.get(ours, {}).keys() & found.get(label, {}).keys())
+        seeds = sorted(found.get(OURS, {}).keys() & found.get(label, {}).keys())
         texts = ["fresh only" if f"{label}{FRESH}" in found else NOT_RUN] * 2
         if seeds:
-            pair = [Variant(each, tuple(found[each][seed] for seed in seeds)) for each in (label, ours)]
-            texts = [f"{text}{EARLIER.get(ours, '')}" for text in ahead(compare_variants(pair, KEY).runs[1])]
+            pair = [Variant(each, tuple(found[each][seed] for seed in seeds)) for each in (label, OURS)]
+            texts = ahead(compare_variants(pair, KEY).runs[1])
         column |= {f"{title}, {what}": text for what, text in zip(("all users", "worst client"), texts, strict=True)}
     return column
 
@@ -132,20 +129,17 @@ def _distances(found: dict[str, dict[str, Path]]) -> dict[str, str]:
 def from_counts(run: dict[str, Any]) -> dict[str, str]:
     """Return how far a run is ahead of counting: title -> difference with its interval, from its entry in against_counts.json."""
     column = {}
-    (label, *_) = run.get("labels", {}).get("strategy", [OURS])
-    mark = EARLIER.get(label, "")
     for title, name in COUNTS.items():
         found = run.get("minus", {}).get(name, {})
         for what, key in (("all users", "overall"), ("worst client", "worst_client")):
-            text = f"{with_interval(Difference(**found[key]), '**{}**')}{mark}" if key in found else NOT_RUN
+            text = with_interval(Difference(**found[key]), "**{}**") if key in found else NOT_RUN
             column[f"{title}, {what}"] = text
     return column
 
 
 def _chosen(found: dict[str, dict[str, Path]], label: str) -> str | None:
-    """Return the label of a variant with today's defaults, or else of an earlier one; None where there is none."""
-    earlier = EARLIER if label == OURS else [f"{label}{FRESH}"]
-    return next((each for each in (label, *earlier) if each in found), None)
+    """Return the label of a variant, or else of the same with moments fresh; None where there is none."""
+    return next((each for each in (label, f"{label}{FRESH}") if each in found), None)
 
 
 def steps() -> str:

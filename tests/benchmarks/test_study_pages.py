@@ -193,8 +193,7 @@ def test_the_tables_at_the_top_are_of_the_records_and_stand_on_the_page(script):
                 assert text.strip("*").startswith(f"{overall['first'] - overall['second']:+.4f} [")
         (step,) = [line.strip("| ").split(" | ") for line in steps.splitlines() if line.startswith(f"| {title} ")]
         for row, label in top.ROWS.items():
-            earlier = ["pplr, items rescaled"] if label == "pplr" else [f"{label}, moments fresh"]
-            shown_label = next((each for each in (label, *earlier) if each in found), label)
+            shown_label = next((each for each in (label, f"{label}, moments fresh") if each in found), label)
             records = found.get(shown_label)
             assert rows[row][at] == column[row]
             if records is None:
@@ -203,7 +202,6 @@ def test_the_tables_at_the_top_are_of_the_records_and_stand_on_the_page(script):
             metrics = [read_record(record).metrics for record in records.values()]
             assert column[row].startswith(f"{np.mean([one.overall.figure('ndcg@10') for one in metrics]):.4f} / ")
             assert ("ᶠ" in column[row]) == shown_label.endswith("fresh")
-            assert ("ᶜ" in column[row]) == (shown_label == "pplr, items rescaled")
             if len(metrics) == 1:
                 clients = [one.figure("ndcg@10") for one in metrics[0].clients.values()]
                 assert f" / {min(clients):.4f}" in column[row]
@@ -225,8 +223,6 @@ def test_how_far_others_are_behind_is_said_of_the_seeds_of_both_and_of_todays_ru
     assert column["`fedavg`, all users"].strip("*").startswith(f"{ours - theirs:+.4f} [")
     assert column["`local`, worst client"] == "fresh only"
     assert column["`centralised`, all users"] == "not run"
-    before = {"pplr, items rescaled": found["pplr, items rescaled"], "fedavg": found["fedavg"]}
-    assert top._distances(before)["`fedavg`, all users"].endswith("]**ᶜ")
     difference = {"first": 0.3, "second": 0.1, "low": 0.15, "high": 0.25, "level": 0.95, "users": 9}
     counts = top.from_counts({"minus": {"item_knn": {"overall": difference}}})
     assert counts["item-kNN, pooled, all users"] == "**+0.2000 [+0.1500, +0.2500]**"

@@ -134,7 +134,7 @@ def test_only_who_was_away_is_a_newcomer_and_not_who_was_not_drawn():
         assert record.awaited == []
         for row, name in zip(record.mixing, record.clients, strict=True):
             if not record.clients[name].trained:
-                assert row[list(record.clients).index(name)] == 1.0, "it keeps its row"
+                assert 0.5 < row[list(record.clients).index(name)] < 1.0, "it keeps a part of its row"
 
 
 @pytest.mark.parametrize("strategy", [FedAvg(), Local(), Pplr(alpha=0.0), Pplr(self_weight=1.0)], ids=repr)

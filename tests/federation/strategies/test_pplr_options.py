@@ -34,10 +34,11 @@ def term_by_term(strategy, cohort):
     with mpmath.workdps(50):
         here = [int(i) for i in np.flatnonzero(cohort.present)]
         powers = {i: mpmath.exp(mpmath.mpf(cohort.losses[i])) for i in here}
+        shares = {i: powers[i] / sum(powers.values()) for i in here}
+        speeds = {i: mpmath.tanh(mpmath.mpf("0.7") / shares[i] ** (mpmath.mpf(4) / 5)) for i in here}
         matrix = np.eye(len(cohort.sizes))
-        for c in here:
-            share = powers[c] / sum(powers.values())
-            w = mpmath.tanh(mpmath.mpf("0.7") / share ** (mpmath.mpf(4) / 5)) if strategy.speed else mpmath.mpf(1)
+        for c in range(len(matrix)):
+            w = speeds.get(c, sum(speeds.values()) / len(here)) if strategy.speed else mpmath.mpf(1)
             others = [i for i in here if i != c]
             s = {
                 i: (mpmath.mpf(cohort.gram[c, i]) / mpmath.sqrt(cohort.gram[c, c] * cohort.gram[i, i]) + 1) / 2
@@ -54,7 +55,7 @@ def term_by_term(strategy, cohort):
                 d = {i: value * cohort.sizes[i] for i, value in d.items()}
             d = {i: value / sum(d.values()) for i, value in d.items()}
             own = max(d[c], mpmath.mpf(strategy.self_weight))
-            for i in here:
+            for i in d:
                 matrix[c, i] = float(own if i == c else d[i] * (1 - own) / (1 - d[c]))
         return matrix
 

@@ -88,12 +88,22 @@ def test_an_absent_client_is_not_read_by_others(strategy, cohort):
         assert (matrix[others, absent] == 0).all()
 
 
-@pytest.mark.parametrize("strategy", [Pplr(), Local(), *(one for one in OPTIONS if isinstance(one, Pplr))], ids=repr)
+@pytest.mark.parametrize("strategy", [Local(), Pplr(alpha=0), Pplr(self_weight=1.0)], ids=repr)
 @given(COHORTS)
-def test_an_absent_client_keeps_its_row(strategy, cohort):
+def test_an_absent_client_that_takes_from_nobody_keeps_its_row(strategy, cohort):
     matrix = strategy.mixing(cohort).matrix
     absent = ~cohort.present
     assert np.array_equal(matrix[absent], np.eye(len(matrix))[absent])
+
+
+@pytest.mark.parametrize("strategy", [Pplr(), *(one for one in OPTIONS if isinstance(one, Pplr))], ids=repr)
+@given(COHORTS)
+def test_an_absent_client_takes_from_those_who_trained_and_keeps_a_part_of_its_own(strategy, cohort):
+    matrix = strategy.mixing(cohort).matrix
+    own = np.diag(matrix)
+    assert (own[~cohort.present] > 0).all()
+    if strategy.temperature >= 1:  # else what is least similar gets nothing that a float can hold
+        assert (matrix[np.ix_(~cohort.present, cohort.present)] > 0).all()
 
 
 @EACH
@@ -159,16 +169,16 @@ def closed_form(cohort, alpha, beta, tau):
         exponentials = {i: mpmath.exp(mpmath.mpf(cohort.losses[i]) / tau) for i in here}
         shares = {i: exponentials[i] / sum(exponentials.values()) for i in here}
         speeds = {i: mpmath.tanh(alpha / shares[i] ** (mpmath.mpf(cohort.round) / beta)) for i in here}
-        matrix = np.eye(len(cohort.sizes))
-        for c in here:
-            d = {}
+        mean, matrix = sum(speeds.values()) / len(here), np.eye(len(cohort.sizes))
+        for c in range(len(matrix)):
+            d = {c: mpmath.mpf(1)}
             for i in here:
                 cosine = mpmath.mpf(cohort.gram[c, i]) / mpmath.sqrt(
                     mpmath.mpf(cohort.gram[c, c]) * mpmath.mpf(cohort.gram[i, i])
                 )
-                d[i] = 1 if i == c else speeds[c] * (cosine + 1) / 2
-            for i in here:
-                matrix[c, i] = float(d[i] / sum(d.values()))
+                d[i] = 1 if i == c else speeds.get(c, mean) * (cosine + 1) / 2
+            for i, value in d.items():
+                matrix[c, i] = float(value / sum(d.values()))
         return matrix, speeds
 
 

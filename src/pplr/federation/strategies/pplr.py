@@ -33,6 +33,9 @@ class Pplr(Strategy):
 
     A client that finds its data hard learns from its own data first, and from the others more as the rounds go by.
 
+    A client that did not train in a round gives nothing in it, and takes from the others at their mean speed: what it has
+    held since its last round would grow stale. Its own update is zero, so that by updates all others are equally similar.
+
     A client that was away from the start holds the mean of the others. After its first round it gets the mix of the
     others by s_ci, and the others get nothing of it yet; from then on it is one of them.
 
@@ -44,7 +47,7 @@ class Pplr(Strategy):
     D_ci becomes D_ci min(1, clip m_c / |x_i - x_c|) with m_c the median of c's distances to the others, and what is left
     goes to the diagonal: no single client can move another far, whatever it sends (ClippedGossip, He et al. 2022,
     arXiv:2202.01545; not with shared vectors of items that add up). With similarity "none", no speed, and by size, D is
-    that of `fedavg` (but absent clients keep their rows), and with items "mean" so is the strategy.
+    that of `fedavg` (but absent clients keep a part of their rows), and with items "mean" so is the strategy.
     """
 
     kind: Literal["pplr"] = "pplr"
@@ -131,7 +134,7 @@ class Pplr(Strategy):
         return ItemSums(layout, self.items, products) if self.items != "mean" and tables else products
 
     def mixing(self, cohort: Cohort) -> Mixing:
-        """Return D; an absent client keeps its row and gives nothing to the others."""
+        """Return D; an absent client gives nothing to the others."""
         if cohort.gram is None and self.similarity_of is not None:
             raise ValueError(f"The strategy pplr needs the Gram matrix of the clients' {self.similarity}.")
         giving = _giving(cohort)
@@ -141,7 +144,8 @@ class Pplr(Strategy):
             speed[giving] = learning_speeds(cohort.losses[giving], cohort.round, self.alpha, self.beta, self.tau)
         else:
             speed[giving] = float(self.alpha > 0)
-        matrix = speed[:, None] * similarity * giving[None, :] * giving[:, None]
+        pace = np.where(giving, speed, speed[giving].mean() if giving.any() else 0.0)
+        matrix = pace[:, None] * similarity * giving[None, :]
         np.fill_diagonal(matrix, 1.0)
         if self.temperature != 1:
             matrix = sharpened(matrix, self.temperature)
@@ -195,7 +199,7 @@ def near(distances: Floats, giving: NDArray[np.bool_], clip: float) -> Floats:
 def clipped(matrix: Floats, distances: Floats, giving: NDArray[np.bool_], clip: float) -> Floats:
     """Return D [clients, clients] with what is taken from far away made smaller, for the diagonal's good."""
     found = matrix * (1 - np.eye(len(matrix)))
-    for place in np.flatnonzero(giving):
+    for place in range(len(giving)):
         others = giving & (np.arange(len(giving)) != place)
         if others.any():
             reach = clip * np.median(distances[place, others])
