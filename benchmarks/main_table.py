@@ -91,7 +91,7 @@ def _reached(study: str, sasrec: dict[str, Any], references: dict[str, Any]) -> 
     column["SASRec, pooled"] = _mean(sasrec.get(data_name, {}).get("runs", []), most)
     best = max(comparison.baselines, key=lambda each: each.overall)
     column["the best count, pooled"] = f"{best.overall:.4f} / {best.worst:.4f}, {baseline_name(best.name)}"
-    column[SENT] = _sent(found[labels["**`pplr`**"] or OURS])
+    column[SENT] = _sent(found[OURS]) if OURS in found else NOT_RUN
     return column
 
 
@@ -128,6 +128,10 @@ def _distances(found: dict[str, dict[str, Path]]) -> dict[str, str]:
 
 def from_counts(run: dict[str, Any]) -> dict[str, str]:
     """Return how far a run is ahead of counting: title -> difference with its interval, from its entry in against_counts.json."""
+    if run.get("labels", {}).get("strategy", [OURS]) != [OURS]:
+        raise SystemExit(
+            f"against_counts.json has {run['labels']}, not `{OURS}`. Run against_counts.py with --only strategy={OURS}."
+        )
     column = {}
     for title, name in COUNTS.items():
         found = run.get("minus", {}).get(name, {})

@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -92,8 +93,8 @@ def validation(group: dict[str, Any], folder: Path) -> str:
         found = [best for one in runs if (best := best_round(one)) is not None]
         if not found:
             losses = [loss for one in runs if (loss := best_loss(one)) is not None]
-            text = f"loss {mean(losses):.3f}" if losses else ""
-            rows.append([run["label"], text, "", str(len(runs[0].rounds)) if losses else ""])
+            text = f"loss a token {mean(losses):.3f}" if losses else ""
+            rows.append([run["label"], text, "", span([len(one.rounds) for one in runs]) if losses else ""])
             continue
         overall, worst, rounds = zip(*found, strict=True)
         seen = [score for score in worst if score is not None]
@@ -102,10 +103,15 @@ def validation(group: dict[str, Any], folder: Path) -> str:
                 run["label"],
                 f"{mean(overall):.4f}",
                 f"{mean(seen):.4f}" if seen else "",
-                str(rounds[0]) if len(set(rounds)) == 1 else f"{min(rounds)} to {max(rounds)}",
+                span(rounds),
             ]
         )
     return table(["variant", "validation NDCG@10", "worst client", "rounds run"], rows)
+
+
+def span(values: Sequence[int]) -> str:
+    """Return the least and the largest of `values`."""
+    return str(min(values)) if len(set(values)) == 1 else f"{min(values)} to {max(values)}"
 
 
 def by_clients(path: Path, folder: Path) -> str:

@@ -35,10 +35,12 @@ def test_resume_refuses_another_configuration_and_damage(files, tmp_path):
         ("training", "moments", "kept", "fresh"),
         ("backbone", "contrast", "known", "catalogue"),
         ("backbone", "new_bias", "mean", "zero"),
+        ("strategy", "absent", "take", "keep"),
     ],
 )
 def test_a_run_of_before_a_key_goes_on_as_it_was_or_not_at_all(files, tmp_path, section, key, value, before):
-    config, folder = configuration(files, federation={"rounds": 2}), tmp_path / "run"
+    some = {"rounds": 2, "participation": 0.5} if key == "absent" else {"rounds": 2}
+    config, folder = configuration(files, federation=some), tmp_path / "run"
     as_before = config.model_copy(update={section: getattr(config, section).model_copy(update={key: before})})
     whole = pplr.run(as_before, folder).metrics
     shutil.rmtree(folder / "checkpoints" / "round-0002")

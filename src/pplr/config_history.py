@@ -66,6 +66,13 @@ def _tells_new_items(content: Mapping[str, Any]) -> bool:
     )
 
 
+def _may_be_absent(content: Mapping[str, Any]) -> bool:
+    """Return whether clients are left out of rounds by design, or by failing, as silos do."""
+    federation, strategy = _section(content, "federation"), _section(content, "strategy")
+    some = federation.get("participation", 1) != 1 or bool(federation.get("silos"))
+    return some and strategy.get("kind", "pplr") == "pplr"
+
+
 _EARLIER = (
     Earlier(
         "backbone",
@@ -83,6 +90,13 @@ _EARLIER = (
     ),
     Earlier(
         "strategy", "items", "mean", "averaged what clients learn of items; it adds up and is stretched now", _adds_up
+    ),
+    Earlier(
+        "strategy",
+        "absent",
+        "keep",
+        "left the row of a client that did not train in a round as it was; it takes from those who did now",
+        _may_be_absent,
     ),
     Earlier("training", "moments", "fresh", "started optimisers afresh in every round; they go on now"),
 )

@@ -100,7 +100,7 @@ def test_a_run_that_ranked_nothing_for_validation_is_shown_by_its_loss(script):
     assert runs.best_loss(untrained) is None
     group = {"runs": [{"label": "fedavg", "folders": [path.name]}]}
     (row,) = pages.validation(group, folder).splitlines()[2:]
-    assert row == f"| fedavg | loss {runs.best_loss(metrics):.3f} |  | 4 |"
+    assert row == f"| fedavg | loss a token {runs.best_loss(metrics):.3f} |  | 4 |"
 
 
 def by_data(found):

@@ -404,10 +404,23 @@ def test_who_is_refused_keeps_a_part_of_its_row_and_is_no_newcomer(away):
                     yield replace(update, row=update.row * np.nan)
 
     tested = coordinator(Broken("abc"), "pplr", rounds=2, quorum=0.5)
+    seen = []
+    mix = tested._aggregate
+
+    def watched(number, intake, *given):
+        before = tested.bank.rows.clone()
+        found = mix(number, intake, *given)
+        seen.append((found.matrix @ before.double().numpy(), tested.bank.rows.clone()))
+        return found
+
+    tested._aggregate = watched
     first, second = tested.run().history
     assert first.quarantined == ([] if away else ["c"])
     own = [np.diag(record.mixing)[2] for record in (first, second)]
-    assert own == [0, 0] if away else min(own) > 0.3, "only who was not there is brought up to where the others are"
+    assert own == [0, 0] if away else 0.3 < own[0] < 1, "only who was away from the start has nothing of its own"
+    for expected, rows in seen:
+        np.testing.assert_allclose(rows.numpy(), expected, rtol=1e-5)
+    assert seen[0][1][2].any(), "its row moves"
 
 
 def test_a_silo_that_got_worse_while_another_was_away_is_seen():

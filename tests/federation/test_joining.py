@@ -132,9 +132,12 @@ def test_only_who_was_away_is_a_newcomer_and_not_who_was_not_drawn():
     coordinator, _ = federation(first=1, participation=2, rounds=4)
     for record in coordinator.run().history:
         assert record.awaited == []
-        for row, name in zip(record.mixing, record.clients, strict=True):
-            if not record.clients[name].trained:
-                assert 0.5 < row[list(record.clients).index(name)] < 1.0, "it keeps a part of its row"
+        for place, client in enumerate(record.clients.values()):
+            if not client.trained:
+                speed = record.details["learning_speed"][place]
+                assert record.mixing[place][place] == pytest.approx(1 / (1 + speed)), (
+                    "half of the speed from each of two"
+                )
 
 
 @pytest.mark.parametrize("strategy", [FedAvg(), Local(), Pplr(alpha=0.0), Pplr(self_weight=1.0)], ids=repr)

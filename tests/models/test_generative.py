@@ -163,10 +163,18 @@ def lines(texts, items, title_tokens):
     return "\n".join(f"- {texts[item][:title_tokens]};" for item in items)
 
 
-def test_the_shipped_templates_are_complete():
-    assert "chosen-titles" in shipped_templates()
-    for name in shipped_templates():
-        assert load_template(name).prompt.count("{history}") == 1
+def test_the_shipped_templates_list_the_titles_where_their_text_says_so(texts):
+    said = {
+        "bare-titles": "{0}\n{1}\n",
+        "chosen-titles": "### Instruction:\nHere is a list of titles that one person chose, in that order. Answer with the one title "
+        "they choose next.\n\n### Chosen:\n{0}\n{1}\n\n### Next:\n",
+        "sentence": "Somebody chose, one after the other: {0}; {1}. The next one was:\n",
+    }
+    assert shipped_templates() == sorted(said)
+    for name, text in said.items():
+        builder = PromptBuilder(load_template(name), TOKENIZERS[False], texts, items=5, tokens=1000, title_tokens=100)
+        found = TOKENIZERS[False].decode(builder.prompt(np.array([2, 0])))
+        assert found == text.format(texts[2], texts[0])
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ class ServerRows:
                 self._learnt[client] = {name: value.cpu() for name, value in optimiser.moments().items()}
 
     def leave_out(self, clients: Sequence[str], number: int) -> None:
-        """Let round `number` go on without `clients`: their rows are what they received in it, and stay so.
+        """Let round `number` go on without `clients`: their rows are again what they received in it.
 
         It is asked before the rows are compared and mixed; asked again later, it changes nothing.
 

@@ -30,7 +30,7 @@ LAYOUT = Layout(SPECS)
 
 
 def trained(seed, count, absent=0):
-    """Rows before and after training in double precision, and D; about half of the items are moved by a client."""
+    """Rows before and after training in double precision, and D; about half of the items are moved by a client that trains."""
     rng = np.random.default_rng(seed)
     received = torch.from_numpy(rng.normal(size=(count, LAYOUT.size)))
     rows = received + torch.from_numpy(rng.normal(size=(count, LAYOUT.size)))
@@ -38,11 +38,11 @@ def trained(seed, count, absent=0):
     after, before = LAYOUT.views(rows), LAYOUT.views(received)
     for name in ("residual", "offset"):
         after[name][kept] = before[name][kept]
-    matrix = rng.random((count, count)) * (rng.random((count, count)) < 0.7) + np.eye(count)
     present = np.ones(count, bool)
     present[rng.permutation(count)[:absent]] = False
-    matrix[:, ~present] = 0
-    matrix[~present] = np.eye(count)[~present]
+    received[torch.from_numpy(~present)] *= 1e3  # none of the others may read it
+    rows[torch.from_numpy(~present)] = received[torch.from_numpy(~present)]
+    matrix = rng.random((count, count)) * (rng.random((count, count)) < 0.7) * present + np.eye(count)
     newcomer = rng.random() < 0.5 and present.sum() > 1
     if newcomer:  # its row of D has nothing of its own
         place = int(np.flatnonzero(present)[0])
@@ -57,7 +57,7 @@ def cohort_of(present):
     return Cohort(1, present, np.ones(count), np.ones(count))
 
 
-def item_by_item(received, rows, matrix, items):
+def item_by_item(received, rows, matrix, present, items):
     """The docstring's formula, number by number."""
     new = torch.from_numpy(matrix) @ rows
     found, before, after = LAYOUT.views(new), LAYOUT.views(received), LAYOUT.views(rows)
@@ -69,7 +69,8 @@ def item_by_item(received, rows, matrix, items):
                 value = sum(matrix[c, j] * before[name][j, item] for j in givers)
                 share = sum(matrix[c, j] for j in those)
                 number = share**2 / sum(matrix[c, j] ** 2 for j in those) if those else 1
-                everyone = max(sum(matrix[c, j] for j in givers) ** 2 / sum(matrix[c, j] ** 2 for j in givers), number)
+                steps = [matrix[c, j] for j in givers if present[j]]
+                everyone = max(sum(steps) ** 2 / sum(one**2 for one in steps), number) if steps else number
                 times = {"submodel": 1, "sum": number, "rescaled": math.sqrt(number * everyone)}[items]
                 for j in those:
                     value = value + times * matrix[c, j] / share * (after[name][j, item] - before[name][j, item])
@@ -78,17 +79,25 @@ def item_by_item(received, rows, matrix, items):
 
 
 @given(st.integers(0, 2**31), st.integers(1, 6), st.integers(0, 2), st.sampled_from(["submodel", "sum", "rescaled"]))
-def test_sums_are_what_is_written_whatever_absent_clients_hold(seed, count, absent, items):
+def test_sums_are_what_is_written_also_for_clients_that_did_not_train(seed, count, absent, items):
     received, rows, matrix, present = trained(seed, count, min(absent, count - 1))
-    expected = item_by_item(received, rows, matrix, items)[torch.from_numpy(present)]
-    rows[torch.from_numpy(~present)] = 1e6
-    left = rows.clone()
+    expected = item_by_item(received, rows, matrix, present, items)
     strategy = Pplr(items=items)
     strategy.aggregator(LAYOUT, received[0]).combine_(rows, Mixing(matrix), cohort_of(present), received)
-    torch.testing.assert_close(rows[torch.from_numpy(present)], expected)
-    tables = LAYOUT.views(rows), LAYOUT.views(left)
-    for name in ("residual", "offset"):
-        torch.testing.assert_close(tables[0][name][~present], tables[1][name][~present])
+    torch.testing.assert_close(rows, expected)
+
+
+@pytest.mark.parametrize("trains", [1, 2, 4])
+def test_an_item_that_all_who_trained_have_moves_an_absent_client_as_far_as_them(trains):
+    present = np.arange(5) < trains
+    cohort = Cohort(9, present, np.ones(5), np.where(present, 1.0, np.nan), np.diag(present.astype(float)))
+    received = torch.zeros(5, LAYOUT.size, dtype=torch.float64)
+    rows = received.clone()
+    LAYOUT.views(rows)["residual"][present] = 1.0
+    strategy = Pplr(speed=False)
+    strategy.aggregator(LAYOUT, received[0]).combine_(rows, strategy.mixing(cohort), cohort, received)
+    moved = LAYOUT.views(rows)["residual"][:, 0, 0]
+    torch.testing.assert_close(moved[~present], torch.full((5 - trains,), float(trains), dtype=torch.float64))
 
 
 def test_blocks_do_not_change_what_comes_out(monkeypatch):

@@ -196,8 +196,18 @@ def test_pplr_is_its_closed_form(seed, count, t, absent, alpha, beta, tau):
     expected, speeds = closed_form(cohort, alpha, beta, tau)
     mixing = Pplr(alpha=alpha, beta=beta, tau=tau).mixing(cohort)
     np.testing.assert_allclose(mixing.matrix, expected, rtol=1e-8, atol=1e-12)
-    for client, speed in speeds.items():
-        assert mixing.details["learning_speed"][client] == pytest.approx(float(speed), rel=1e-9)
+    mean = sum(speeds.values()) / len(speeds)
+    for client, found in enumerate(mixing.details["learning_speed"]):
+        assert found == pytest.approx(float(speeds.get(client, mean)), rel=1e-9)
+    kept = Pplr(alpha=alpha, beta=beta, tau=tau, absent="keep").mixing(cohort).matrix
+    assert np.array_equal(kept[~cohort.present], np.eye(count)[~cohort.present])
+    assert np.array_equal(kept[cohort.present], mixing.matrix[cohort.present])
+
+
+def test_nobody_takes_from_a_newcomer_that_trains_alone():
+    newcomers, losses = np.array([False, False, False, True]), np.array([np.nan, np.nan, np.nan, 2.0])
+    cohort = Cohort(4, newcomers, np.ones(4), losses, np.diag([0, 0, 0, 1.0]), newcomers=newcomers)
+    assert np.array_equal(Pplr().mixing(cohort).matrix, np.eye(4))
 
 
 def test_speed_rises_with_the_rounds_and_hard_clients_are_slower():

@@ -87,7 +87,7 @@ class Aggregator(ABC):
 
     @abstractmethod
     def combine_(self, rows: Tensor, mixing: Mixing, cohort: Cohort, received: Tensor | None = None) -> None:
-        """Replace `rows` [clients, S] by the new ones, block by block; what an absent client holds must not be read.
+        """Replace `rows` [clients, S] by the new ones, block by block; what an absent client holds must not be read by others.
 
         Where nobody was present nothing changes. `received` [clients, S] are the rows before training.
         """

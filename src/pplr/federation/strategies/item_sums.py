@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pplr.federation.strategies.base import Aggregator, Cohort, Floats, Mixing
@@ -33,7 +34,7 @@ class ItemSums(Aggregator):
                     n_H               "sum": added up
                     sqrt(n_H n)       "rescaled": added up, and stretched by sqrt(n / n_H)
         n_H       = (sum over H of D_cj)^2 / sum over H of D_cj^2
-        n         = the same over all clients that c takes from, or n_H where that is more
+        n         = the same over all clients that have trained and that c takes from, or n_H where that is more
 
     A mean over all clients shrinks what the few that have an item learn of it: the mean over those few is FedSubAvg (Ding et
     al. 2022, arXiv:2109.07704). n_H times that mean is about what training on their data one after the other would add. n_H
@@ -65,7 +66,7 @@ class ItemSums(Aggregator):
             return
         named, before = self._layout.views(rows), self._layout.views(received)
         for name in self._tables:
-            _add_up_(named.pop(name), before[name], mixing.matrix, self._combining)
+            _add_up_(named.pop(name), before[name], mixing.matrix, cohort.present, self._combining)
         if self._rest is not None:
             self._rest.combine_(rows, mixing, cohort, received)
             return
@@ -73,7 +74,7 @@ class ItemSums(Aggregator):
             mix_(view.view(len(rows), -1), torch.from_numpy(mixing.matrix))
 
 
-def _add_up_(table: Tensor, before: Tensor, matrix: Floats, combining: Combining) -> None:
+def _add_up_(table: Tensor, before: Tensor, matrix: Floats, trained: NDArray[np.bool_], combining: Combining) -> None:
     """Replace the rows in `table` [clients, items, ...] of those who take from others, by D [clients, clients]."""
     takers = np.flatnonzero(np.diag(matrix) < 1)
     givers = np.flatnonzero(matrix[takers].any(axis=0))
@@ -81,7 +82,8 @@ def _add_up_(table: Tensor, before: Tensor, matrix: Floats, combining: Combining
         return
     weights = torch.from_numpy(matrix[np.ix_(takers, givers)]).to(table.device)
     relative = weights / weights.amax(1, keepdim=True)  # squares of what is smallest do not become zero for all
-    everyone = relative.sum(1, keepdim=True).square() / relative.square().sum(1, keepdim=True)  # n
+    counted = relative * torch.from_numpy(trained[givers]).to(relative)
+    everyone = (counted.sum(1, keepdim=True).square() / counted.square().sum(1, keepdim=True)).nan_to_num()  # n
     width = math.prod(table.shape[2:])
     for block in blocks(len(table) * max(4 * width, 8 * len(table)), table.shape[1]):  # rows, and `times` below
         start = before[givers, block].reshape(len(givers), -1, width)

@@ -33,8 +33,9 @@ class Pplr(Strategy):
 
     A client that finds its data hard learns from its own data first, and from the others more as the rounds go by.
 
-    A client that did not train in a round gives nothing in it, and takes from the others at their mean speed: what it has
-    held since its last round would grow stale. Its own update is zero, so that by updates all others are equally similar.
+    A client that did not train in a round gives nothing in it, and takes from those who did, at their mean speed (`absent`): what
+    it has held since its last round would grow stale. Its own update is zero, so that by updates all others are equally
+    similar. From newcomers that trained alone it takes nothing.
 
     A client that was away from the start holds the mean of the others. After its first round it gets the mix of the
     others by s_ci, and the others get nothing of it yet; from then on it is one of them.
@@ -88,6 +89,11 @@ class Pplr(Strategy):
         gt=0,
         description="A client takes less from another whose row is further from its own than so many times the median "
         "of its distances: robust against false rows; absent: no limit.",
+    )
+    absent: Literal["take", "keep"] = Field(
+        "take",
+        description="A client that did not train in a round takes from those who did (take), or keeps its row until it trains "
+        "again (keep).",
     )
     products: bool = Field(False, description="Mix the adapters' products, as `product` does, not their factors.")
     items: Literal["mean", "submodel", "sum", "rescaled"] = Field(
@@ -144,8 +150,9 @@ class Pplr(Strategy):
             speed[giving] = learning_speeds(cohort.losses[giving], cohort.round, self.alpha, self.beta, self.tau)
         else:
             speed[giving] = float(self.alpha > 0)
-        pace = np.where(giving, speed, speed[giving].mean() if giving.any() else 0.0)
-        matrix = pace[:, None] * similarity * giving[None, :]
+        if self.absent == "take" and giving.any() and not _new(cohort)[giving].any():
+            speed[~giving] = speed[giving].mean()
+        matrix = speed[:, None] * similarity * giving[None, :]
         np.fill_diagonal(matrix, 1.0)
         if self.temperature != 1:
             matrix = sharpened(matrix, self.temperature)
@@ -162,11 +169,14 @@ class Pplr(Strategy):
         return Mixing(matrix, {"learning_speed": speed, "similarity": similarity})
 
 
+def _new(cohort: Cohort) -> NDArray[np.bool_]:
+    return np.zeros_like(cohort.present) if cohort.newcomers is None else cohort.newcomers
+
+
 def _giving(cohort: Cohort) -> NDArray[np.bool_]:
     """Return [clients] who gives to the others: those present but newcomers, unless there is nobody else."""
-    if cohort.newcomers is None or not (cohort.present & ~cohort.newcomers).any():
-        return cohort.present
-    return cohort.present & ~cohort.newcomers
+    established = cohort.present & ~_new(cohort)
+    return established if established.any() else cohort.present
 
 
 def caught_up(matrix: Floats, weights: Floats, giving: NDArray[np.bool_], newcomers: NDArray[np.bool_]) -> Floats:
