@@ -97,8 +97,10 @@ def costs(r: Result) -> str:
     return (
         f"{r['model']} as encoder backbone on {r['data']}: {r['rounds']} rounds with {r['examples']:,} examples, {r['users']:,} test users, one "
         "seed, the same for all rows. Five clients in one process, the trunk in another one on the same machine. GB: of training, validation and "
-        "test. Time: of training, by that of the whole model, one run each, without a network's latency. Memory: of the clients' process at its "
-        "highest; in brackets what it has before it loads data and model.\n\n"
+        "test. Time: of training, by that of the whole model, one run each, without a network's latency; other programs ran beside, so that nothing "
+        "below a half is told apart. Memory: of the process of all five clients at its highest; in brackets what it has before it loads data and "
+        "model. This model is small (90 MB): what frames on their way take is more than what its layers do. [What a client of a larger one "
+        "saves](plan.md).\n\n"
         + table(["k", "codec", "NDCG@10", "against whole [95%]", "GB on the wire", "time", "memory (MB)"], rows)
     )
 
