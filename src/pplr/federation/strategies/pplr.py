@@ -170,6 +170,7 @@ class Pplr(Strategy):
 
 
 def _new(cohort: Cohort) -> NDArray[np.bool_]:
+    """Return [clients] who was away from the start, and has not trained in an earlier round."""
     return np.zeros_like(cohort.present) if cohort.newcomers is None else cohort.newcomers
 
 
