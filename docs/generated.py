@@ -100,6 +100,8 @@ def lying_client() -> str:
     lies = list(dict.fromkeys(cell["lie"] for cell in result["cells"]))
     strategies = dict.fromkeys(cell["strategy"] for cell in result["cells"])
     for strategy, lie in ((strategy, lie) for lie in lies for strategy in strategies):
+        if not any((strategy, lie, defence) in found for defence in defences):
+            continue
         cells = [
             "refused" if [strategy, defence] in result["refused"] else _honest(found.get((strategy, lie, defence)))
             for defence in defences
