@@ -22,7 +22,8 @@ from pplr.catalogue.serving import CHUNK_BYTES
 from pplr.config import Config
 from pplr.federation.events import ignore
 from pplr.models.item_reader import Lesson
-from pplr.models.sequence import SequenceBackbone, SequenceSettings
+from pplr.models.sequence import SequenceBackbone
+from pplr.models.sequence_settings import SequenceSettings
 from pplr.training import Place, TrainingSettings, train_locally
 from pplr.wiring import prepare
 from result_file import summary, write_result

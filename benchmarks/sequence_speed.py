@@ -22,7 +22,8 @@ import torch
 
 from pplr.config import Config, parse_config
 from pplr.federation.events import ignore
-from pplr.models.sequence import ItemSequences, SequenceBackbone
+from pplr.models.sequence import SequenceBackbone
+from pplr.models.sequence_examples import ItemSequences
 from pplr.planning.speed import best, matmul_rate
 from pplr.training import LocalResult, Place, train_locally
 from pplr.wiring import prepare

@@ -22,7 +22,8 @@ from pplr.federation.engines import InProcessEngine
 from pplr.federation.events import Observer, ignore
 from pplr.federation.strategies import STRATEGIES, Strategy
 from pplr.models.layout import Layout
-from pplr.models.sequence import SequenceBackbone, SequenceSettings
+from pplr.models.sequence import SequenceBackbone
+from pplr.models.sequence_settings import SequenceSettings
 from pplr.training import TrainingSettings
 
 CPU = torch.device("cpu")

@@ -20,7 +20,7 @@ from pplr.catalogue.stored import stored
 from pplr.errors import RunError
 from pplr.models.hub import Kind, ModelFiles
 from pplr.models.lora import AdapterSettings
-from pplr.models.sequence import SequenceSettings
+from pplr.models.sequence_settings import SequenceSettings
 
 FILES = ModelFiles("tiny", Path(), Kind.ENCODER, "ab" * 32)
 

@@ -17,7 +17,8 @@ from pplr.errors import ConfigError
 from pplr.models.encoder import EncoderSettings
 from pplr.models.generative import GenerativeBackbone, GenerativeSettings
 from pplr.models.lora import AdapterSettings, Lora
-from pplr.models.sequence import SequenceBackbone, SequenceSettings
+from pplr.models.sequence import SequenceBackbone
+from pplr.models.sequence_settings import SequenceSettings
 from pplr.models.vectors import encode, tokenise
 
 

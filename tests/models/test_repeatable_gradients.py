@@ -12,7 +12,8 @@ from pplr.models.encoder import EncoderBackbone, EncoderSettings
 from pplr.models.generative import GenerativeBackbone, GenerativeSettings
 from pplr.models.layout import TrainableRow
 from pplr.models.lora import AdapterSettings
-from pplr.models.sequence import SequenceBackbone, SequenceSettings
+from pplr.models.sequence import SequenceBackbone
+from pplr.models.sequence_settings import SequenceSettings
 
 ITEMS = 600
 TIMES = 5

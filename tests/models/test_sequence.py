@@ -14,8 +14,9 @@ from pplr.errors import ConfigError
 from pplr.federation.strategies import FedPer
 from pplr.models.layout import Layout, TrainableRow
 from pplr.models.lora import AdapterSettings
-from pplr.models.sequence import SequenceBackbone, SequenceSettings
+from pplr.models.sequence import SequenceBackbone
 from pplr.models.sequence_network import hidden_states
+from pplr.models.sequence_settings import SequenceSettings
 
 DATA = tiny.dataset()
 

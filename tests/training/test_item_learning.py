@@ -11,7 +11,8 @@ from pplr.errors import NumericalError
 from pplr.models.item_reader import Lesson
 from pplr.models.layout import Layout
 from pplr.models.lora import AdapterSettings
-from pplr.models.sequence import SequenceBackbone, SequenceSettings, item_tokens
+from pplr.models.sequence import SequenceBackbone, item_tokens
+from pplr.models.sequence_settings import SequenceSettings
 from pplr.models.vectors import encode
 from pplr.training import Place, TrainingSettings, train_locally
 from pplr.training.item_learning import LocalReader

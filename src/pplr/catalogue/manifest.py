@@ -14,7 +14,7 @@ from pplr.data.dataset import Catalogue
 from pplr.errors import RunError
 from pplr.models.layout import ParameterSpec
 from pplr.models.lora import AdapterSettings, factor_spec
-from pplr.models.sequence import SequenceSettings
+from pplr.models.sequence_settings import SequenceSettings
 from pplr.models.text import item_texts
 
 FLOAT_BYTES = 4

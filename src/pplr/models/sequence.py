@@ -13,13 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from pplr.data.dataset import Catalogue, Ints, Queries, Ragged
@@ -28,9 +26,7 @@ from pplr.models.arithmetic import Precision, arithmetic, cross_entropy, linear
 from pplr.models.backbone import (
     Backbone,
     CatalogueScorer,
-    Contrast,
     Loss,
-    NewBias,
     Parameters,
     as_measured,
     beyond,
@@ -40,105 +36,19 @@ from pplr.models.backbone import (
 from pplr.models.batching import padded, sorted_batches
 from pplr.models.item_reader import ItemReader, Lesson
 from pplr.models.layout import Layout, ParameterSpec, kaiming, zeros
-from pplr.models.lora import Adapted, AdapterSettings, Lora
+from pplr.models.lora import Adapted, Lora
+from pplr.models.sequence_examples import ItemSequences
 from pplr.models.sequence_network import hidden_states, last_states, network_specs
+from pplr.models.sequence_settings import SequenceSettings
 from pplr.models.text import item_texts
 from pplr.models.vectors import Tokens, encode, standardised, text_vectors, tokenise
 from pplr.seeds import drawn_seed
-
-Where = Literal["shared", "private", "none"]
 
 ITEM_TABLES = ("bias", "residual")
 """Parameters with a row per item: one that has moved tells that somebody has the item."""
 
 SCORED_ITEMS = 2048
 """Items of histories, padding counted, that are read at once for scoring: short histories are not padded to long ones."""
-
-
-class SequenceSettings(BaseModel):
-    """A small causal transformer over language-model item vectors: fast on a CPU, and the default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["sequence"] = "sequence"
-    model: str = Field("minilm", description="Language model that reads the items' texts (see `pplr models list`).")
-    width: int = Field(128, ge=8, le=4096, description="Width of the transformer.")
-    layers: int = Field(2, ge=1, le=48, description="Layers of the transformer.")
-    heads: int = Field(2, ge=1, le=64, description="Attention heads; must divide width.")
-    positions: int = Field(50, ge=2, le=2048, description="Newest items of a history that are read.")
-    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout while training.")
-    residual: Where = Field(
-        "shared",
-        description="A trained vector per item beside its text vector; private keeps it from mixing: shared ones tell "
-        "the coordinator which items a silo has seen.",
-    )
-    bias: Where = Field("shared", description="A trained popularity bias per item; private keeps it from mixing.")
-    contrast: Contrast = "known"
-    new_bias: NewBias = "mean"
-    attributes: tuple[str, ...] | None = Field(
-        None, description="Item columns that the text contains beside the title; absent: all of them."
-    )
-    item_tokens: int = Field(48, ge=4, le=512, description="Tokens of an item's text that are read.")
-    adapters: bool = Field(
-        False, description="Also train adapters in the language model; item vectors are then refreshed every round."
-    )
-    adapter_updates: Literal["step", "round"] = Field(
-        "step",
-        description="With adapters: trained at every step on items of its batch, or once a round along the gradient of "
-        "all items, as placement.kind = 'catalogue' needs it.",
-    )
-    precision: Precision = "float32"
-    live_items: int = Field(
-        32, ge=1, description="With adapters: items per step whose text is read anew, for gradients."
-    )
-    adapter: AdapterSettings = Field(default=AdapterSettings(), description="Used where adapters = true.")
-
-    @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> Self:
-        if self.width % self.heads:
-            heads = _nearest([n for n in range(1, 65) if self.width % n == 0], self.heads)
-            widths = _nearest([n for n in range(8, 4097) if n % self.heads == 0], self.width)
-            raise ValueError(
-                f"backbone.heads = {self.heads} does not divide backbone.width = {self.width}. "
-                f"Set heads to {heads}, or width to {widths}."
-            )
-        return self
-
-
-def _nearest(allowed: list[int], given: int) -> str:
-    """Return the allowed numbers (rising) next to `given` on either side, as "3 or 5"."""
-    below, above = [n for n in allowed if n < given], [n for n in allowed if n > given]
-    return " or ".join(str(n) for n in (*below[-1:], *above[:1]))
-
-
-@dataclass(frozen=True)
-class ItemSequences:
-    """Windows of item codes; every item but the first is a target unless only the last ones are.
-
-    Attributes:
-        windows: rows of item codes, oldest first, each of at least two items.
-        scored: [rows] how many of the newest items of each window are targets.
-    """
-
-    windows: Ragged
-    scored: Ints
-
-    @property
-    def lengths(self) -> Ints:
-        """[rows] items that the transformer reads."""
-        return self.windows.lengths - 1
-
-    @cached_property
-    def items(self) -> Ints:
-        """The item codes that occur, ascending."""
-        return np.unique(self.windows.values)
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def select(self, rows: Ints) -> ItemSequences:
-        """Return the given examples, in the given order."""
-        return ItemSequences(self.windows.select(rows), self.scored[rows])
 
 
 class SequenceBackbone(Backbone[ItemSequences]):
@@ -210,20 +120,11 @@ class SequenceBackbone(Backbone[ItemSequences]):
 
     def examples(self, training: Ragged) -> ItemSequences:
         """Return each history in windows of `positions` + 1 items that overlap by one: every event is a target once."""
-        step = self.settings.positions
-        windows = [row[max(0, end - step - 1) : end] for row in training for end in range(len(row), 1, -step)]
-        ragged = Ragged.from_rows(windows)
-        return ItemSequences(ragged, ragged.lengths - 1)
+        return ItemSequences.of_histories(training, self.settings.positions)
 
     def query_examples(self, queries: Queries) -> ItemSequences:
         """Return one window per (query, target): the newest items of the history, then the target."""
-        keep = self.settings.positions
-        windows = [
-            np.append(history[-keep:], target)
-            for history, targets in zip(queries.histories, queries.targets, strict=True)
-            for target in targets
-        ]
-        return ItemSequences(Ragged.from_rows(windows), np.ones(len(windows), np.int64))
+        return ItemSequences.of_queries(queries, self.settings.positions)
 
     def encode_catalogue(self, parameters: Parameters) -> Tensor | None:
         """Return [items, hidden] text vectors with these parameters' adapters, or None where the model has none."""

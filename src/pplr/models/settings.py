@@ -8,7 +8,7 @@ from pydantic import Field
 
 from pplr.models.encoder import EncoderSettings
 from pplr.models.generative import GenerativeSettings
-from pplr.models.sequence import SequenceSettings, Where
+from pplr.models.sequence_settings import SequenceSettings, Where
 
 BackboneSettings = Annotated[
     Union[SequenceSettings, EncoderSettings, GenerativeSettings],  # noqa: UP007
