@@ -44,7 +44,7 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> list[DirectAccess]:
     ("strategy", "pieces"),
     [
         ({"kind": "pplr", "similarity": "updates"}, 1),
-        ({"kind": "pplr"}, 2),
+        ({"kind": "pplr", "similarity": "parameters"}, 2),
         ({"kind": "fedavg"}, 2),
         ({"kind": "fedprox", "mu": 5.0}, 1),
         ({"kind": "fedper", "layers": 2}, 1),
@@ -67,6 +67,20 @@ def test_a_run_over_links_ends_like_a_whole_one(files: Path, tmp_path: Path, mon
     examples = [json.loads((tmp_path / name / "examples.json").read_text()) for name in ("split", "whole")]
     shown = [[[item["id"] for item in user["recommended"]] for user in one] for one in examples]
     assert shown[0] == shown[1]
+
+
+@pytest.mark.parametrize("absent", ["take", "keep"])
+def test_who_sits_out_a_round_gets_from_the_trunk_what_it_would_get_from_a_whole_row(
+    files: Path, tmp_path: Path, monkeypatch, absent: str
+) -> None:
+    direct(monkeypatch)
+    federation = {"rounds": 3, "participation": 2}
+    common = {**COMMON, "federation": federation, "strategy": {"kind": "pplr", "absent": absent}}
+    for name, placement in (("whole", {"kind": "whole"}), ("split", split(1))):
+        run(configuration(files, "encoder", placement=placement, **common), tmp_path / name)
+    assert_numbers_agree(tmp_path / "split", tmp_path / "whole")
+    rounds = json.loads((tmp_path / "split" / "metrics.json").read_text())["rounds"]
+    assert any(not client["trained"] for record in rounds for client in record["clients"].values())
 
 
 def test_a_resumed_run_takes_the_trunk_back_with_it(files: Path, tmp_path: Path, monkeypatch) -> None:
