@@ -59,6 +59,7 @@ def planned(games: Path | None, work: Path, *, slow: bool) -> dict[str, list[str
         "plan_measured": data,
         "sequence_speed": [],
         "precision": ["--backbone", "sequence", "encoder", "generative"],
+        "item_vectors": [],
         "trunk_training": data,
         "trunk_soak": [],
         "trunk_fuzz": [],

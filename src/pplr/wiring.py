@@ -23,6 +23,7 @@ from pplr.data.dataset import ClientData, Dataset, Ints, Part
 from pplr.errors import ConfigError, DataError, nearest
 from pplr.federation import Client, Measuring
 from pplr.federation.events import Event, Observer
+from pplr.federation.item_vectors import ItemVectors
 from pplr.fusion import Fusion
 from pplr.models.backbone import Backbone
 from pplr.models.hub import ModelFiles
@@ -127,6 +128,7 @@ class Parts:
             batch_users=16 if isinstance(self.config.backbone, GenerativeSettings) else 256,
             validation_users=evaluation.validation_users,
         )
+        vectors = ItemVectors(self.backbone)
         return [
             Client(
                 owner,
@@ -138,6 +140,7 @@ class Parts:
                 self.config.strategy.local_objective,
                 self.fusion(owner.users),
                 self.config.backbone.adapter.ranks.get(owner.name),
+                vectors,
             )
             for owner in owners
         ]

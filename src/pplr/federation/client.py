@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -17,10 +18,11 @@ from pplr.data.dataset import ClientData, Ints, Part, Queries
 from pplr.errors import CheckpointError, NumericalError
 from pplr.evaluation import UserMetrics, evaluate, together
 from pplr.evaluation.ranking import finite_scores
+from pplr.federation.item_vectors import ItemVectors
 from pplr.federation.messages import ClientInfo, EvaluateTask, Report, TrainTask, Update
 from pplr.federation.strategies import LocalObjective
 from pplr.fusion import FusedScorer, Fusion, Given, Learned, Weights
-from pplr.models.backbone import Backbone, CatalogueScorer
+from pplr.models.backbone import Backbone, CatalogueScorer, Parameters
 from pplr.models.ranks import limit_rank_
 from pplr.seeds import numpy_generator
 from pplr.training import (
@@ -94,11 +96,12 @@ class Client:
         objective: LocalObjective = LocalObjective(),  # noqa: B008 - frozen
         fusion: Fusion | None = None,
         rank: int | None = None,
+        vectors: ItemVectors | None = None,
     ) -> None:
         """Make a client; with a `trunk` that a server holds, the backbone's trunk is that one.
 
         With a `fusion` it is tested, and recommends, by its model and its own statistics together. Of adapters it has
-        the first `rank` components, where that is given.
+        the first `rank` components, where that is given. Clients of one process share `vectors`; absent: its own.
         """
         self._data = data
         self._backbone = backbone if trunk is None else backbone.behind(trunk)
@@ -109,6 +112,7 @@ class Client:
         self._objective = objective
         self._fusion = fusion
         self._rank = rank
+        self._vectors = vectors or ItemVectors(backbone)
         self._every_example = self._examples = backbone.examples(data.training)
         self._queries = {
             Part.VALIDATION: self._sampled(data.validation, Part.VALIDATION, measuring.limit(Part.VALIDATION)),
@@ -211,6 +215,7 @@ class Client:
             pull=self._pull(self._objective.proximal, row),
             own_items=self._objective.own_items,
             moments=self.moments.get("shared"),
+            encode=partial(self._item_vectors, "shared"),
             report=report,
         )
         self._keep_moments("shared", result)
@@ -226,6 +231,7 @@ class Client:
                 place,
                 pull=pull,
                 moments=self.moments.get("personal"),
+                encode=partial(self._item_vectors, "personal"),
             )
             self.personal = own.row
             self._keep_moments("personal", own)
@@ -279,7 +285,7 @@ class Client:
         parameters = self._backbone.layout.views(row)
         queries = self._queries[task.part]
         held_out = self._backbone.query_examples(queries)
-        catalogue = self._backbone.encode_catalogue(parameters)
+        catalogue = self._item_vectors(self._measured, parameters)
         loss, targets = mean_loss(self._backbone, parameters, catalogue, held_out, self._training.batch_tokens * 2)
         if targets and not math.isfinite(loss):
             raise NumericalError(
@@ -315,8 +321,19 @@ class Client:
 
     def scorer(self, backbone: Backbone[Any], row: Tensor, weights: Weights | None) -> CatalogueScorer:
         """Return what recommends with a row [P]: the model, or with `weights` the model and the client's statistics."""
-        model = backbone.scorer(backbone.layout.views(row))
+        parameters = backbone.layout.views(row)
+        model = backbone.scorer(parameters, self._item_vectors(self._measured, parameters))
         return model if weights is None or self._fusion is None else self._fusion.fused(model, weights)
+
+    @property
+    def _measured(self) -> Trained:
+        return "shared" if self.personal is None else "personal"
+
+    def _item_vectors(self, which: Trained, parameters: Parameters) -> Tensor | None:
+        """Return what `encode_catalogue` returns for these parameters of one of this client's rows."""
+        if self._trunk is not None:  # a part of the adapters is with the server
+            return self._backbone.encode_catalogue(parameters)
+        return self._vectors.of(f"{self.info.name}/{which}", parameters)
 
     def _learned(self, fusion: Fusion, model: CatalogueScorer) -> Learned:
         measuring = self._measuring

@@ -114,6 +114,7 @@ def train_locally(
     pull: Pull | None = None,
     own_items: bool = False,
     moments: Moments | None = None,
+    encode: Callable[[Parameters], Tensor | None] | None = None,
     report: Callable[[StepProgress], None] | None = None,
 ) -> LocalResult:
     """Return the row [P] after `settings.epochs` epochs over `examples`, or a part of one, starting from `row` [P].
@@ -122,7 +123,7 @@ def train_locally(
     are `elsewhere` take the same steps there, and the gradient is clipped by the norm over both places. A `pull` is part
     of what is minimised, but not of the loss that is reported. With `own_items` the rows of shared tables move only
     where their items are among the examples'. Where moments are kept the optimiser goes on
-    from `moments`.
+    from `moments`. `encode` gives the item vectors that training starts from, absent: the backbone's `encode_catalogue`.
 
     Raises:
         NumericalError: the loss or the gradient is not finite.
@@ -144,7 +145,10 @@ def train_locally(
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(derive(place.seed, "dropout", place.client, place.round))
         for step, (epoch_starts, batch) in enumerate(schedule, start=1):
-            if catalogue is None or (epoch_starts and backbone.refresh(place.progress) == "epoch"):
+            if step == 1:
+                catalogue = (encode or backbone.encode_catalogue)(trained.frozen())
+                watch.lap("encode")
+            elif epoch_starts and backbone.refresh(place.progress) == "epoch":
                 catalogue = backbone.encode_catalogue(trained.frozen())
                 watch.lap("encode")
             loss = backbone.loss(trained.named, catalogue, examples, batch, training=True)
