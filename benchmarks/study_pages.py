@@ -234,19 +234,30 @@ def in_place(result: dict[str, Any]) -> str:
 
 
 def late_fusion(result: dict[str, Any]) -> str:
-    """Return what two models of each client reach, alone and mixed."""
-    rows = []
+    """Return what two models of each client reach, alone and mixed, and beside its own counts where that was measured."""
+    rows, counted = [], []
     for name, pair in result["pairs"].items():
-        gain = pair["mixed_minus"]["first"]["overall"]
-        both = [
-            f"{pair[each]['overall'][KEY]:.4f} / {pair[each]['worst_client']:.4f}"
-            for each in ("first", "second", "mixed")
-        ]
-        interval = f"{gain['first'] - gain['second']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
         used = sum(weights[1] > 0 for weights in pair["weights"].values())
-        rows.append([name, *both, interval, f"{used} of {len(pair['weights'])}"])
+        both = [_reached(pair[each]) for each in ("first", "second", "mixed")]
+        rows.append([name, *both, _gain(pair["mixed_minus"]["first"]), f"{used} of {len(pair['weights'])}"])
+        if "all" in pair:
+            with_counts = [_reached(pair[each]) for each in ("counted", "all")]
+            counted.append([name, *with_counts, _gain(pair["all_minus"]["counted"])])
     head = ["pair", "the first", "the second", "both", "gain over the first [95%]", "clients that mix"]
-    return table(head, rows)
+    page = table(head, rows)
+    if counted:
+        head = ["pair, beside each client's own counts", "the first", "both", "gain over the first [95%]"]
+        page = f"{page}\n{table(head, counted)}"
+    return page
+
+
+def _reached(figures: dict[str, Any]) -> str:
+    return f"{figures['overall'][KEY]:.4f} / {figures['worst_client']:.4f}"
+
+
+def _gain(found: dict[str, Any]) -> str:
+    gain = found["overall"]
+    return f"{gain['first'] - gain['second']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
 
 
 def summary(group: dict[str, Any]) -> str:

@@ -242,8 +242,27 @@ def test_two_models_of_a_client_are_mixed_by_its_validation_users_and_only_with_
     assert gain["first"] - gain["second"] == pytest.approx(
         found["mixed"]["overall"]["ndcg@10"] - found["first"]["overall"]["ndcg@10"]
     )
+    assert "all" not in found
     with pytest.raises(SystemExit, match="have other clients"):
         module.main([str(tmp_path / "one"), str(tmp_path / "others"), *given])
+
+
+def test_two_models_beside_counts_are_what_fusion_makes_of_the_first_and_its_counts(script, files, tmp_path):
+    statistics = ["popularity", "recent", "transitions", "item_knn"]
+    catalogue = {**SHORT, "backbone": {**configuration(files).backbone.model_dump(), "contrast": "catalogue"}}
+    fused = pplr.run(configuration(files, **catalogue, fusion={"statistics": statistics}), tmp_path / "one")
+    pplr.run(configuration(files, **catalogue, strategy={"kind": "fedavg"}), tmp_path / "other")
+    module, output = script("late_fusion"), tmp_path / "r.json"
+    runs = [str(tmp_path / "one"), str(tmp_path / "other")]
+    module.main([*runs, "--counts", "--name", "pair", "--output", str(output)])
+    found = json.loads(output.read_text(encoding="utf-8"))["pairs"]["pair"]
+    assert found["counted"]["overall"]["ndcg@10"] == pytest.approx(fused.metrics["overall"]["ndcg@10"])
+    assert found["counted"]["overall"] != found["first"]["overall"]
+    for client, weights in found["weights_with_counts"]["counted"].items():
+        learned = fused.metrics["clients"][client]["fusion"]["weights"]
+        assert weights["first"] == pytest.approx(learned["model"], abs=1e-3)
+        assert [weights[name] for name in statistics] == pytest.approx([learned[name] for name in statistics], abs=1e-3)
+    assert set(found["all_minus"]) == {"counted", "mixed"}
 
 
 def test_of_two_models_the_one_that_knows_gets_the_weight(script):
@@ -263,6 +282,11 @@ def test_of_two_models_the_one_that_knows_gets_the_weight(script):
         def scores(self, asked, wanted=0):
             return torch.rand(len(asked), items, generator=torch.Generator().manual_seed(len(asked)))
 
-    weights = module.learned([Guesses(), Knows()], queries, parts)
-    assert weights[1] > 2 * weights[0]
-    assert module.learned([Knows(), Guesses()], queries, parts)[1] < 0.3
+    def learned(**scorers: CatalogueScorer) -> dict[str, float]:
+        features = {name: lambda asked, scorer=scorer: scorer.scores(asked) for name, scorer in scorers.items()}
+        evidence, asked = module._evidence(features, queries, parts)
+        return module.learned(evidence, asked, list(features), list(features), parts)
+
+    weights = learned(first=Guesses(), second=Knows())
+    assert weights["second"] > 2 * weights["first"]
+    assert learned(first=Knows(), second=Guesses())["second"] < 0.3
