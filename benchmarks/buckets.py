@@ -48,7 +48,7 @@ def measured(folder: Path) -> dict[str, Any]:
         for client in clients:
             client.best = rows[client.info.name].to(parts.backbone.device)
             with client.with_best() as (backbone, row):
-                scorers = {"run": client.scorer(backbone, row, weights.get(client.info.name)), **baselines}
+                scorers = {"run": client.scorer(row, weights.get(client.info.name)), **baselines}
                 for bucket, queries in buckets(parts, client).items():
                     for name, scorer in scorers.items():
                         users = evaluate(

@@ -15,24 +15,23 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pplr.data.dataset import Part, Queries
-from pplr.evaluation import UserMetrics, compare, evaluate, fit_baselines, together
-from pplr.evaluation.ranking import mask_histories, target_pairs
+from pplr.evaluation import UserMetrics, compare, evaluate, together
 from pplr.federation import Client
-from pplr.fusion.scorer import Given, log_softmax, statistic_feature
+from pplr.fusion import Fusion, FusionSettings, Given
+from pplr.fusion.own import Feature, gathered, tried_on_halves
+from pplr.fusion.scorer import MODEL
 from pplr.fusion.settings import Statistic
-from pplr.fusion.weights import Evidence, learned_weights
+from pplr.models.backbone import CatalogueScorer
 from pplr.runner import open_run
 from pplr.wiring import Parts
 from result_file import circumstances, settings_of, write_result
@@ -43,9 +42,6 @@ USERS, BATCH = 1000, 256
 """Validation users of a client at most, and those that are scored at once."""
 COUNTS: tuple[Statistic, ...] = ("popularity", "recent", "transitions", "item_knn")
 FIRST, SECOND = "first", "second"
-
-Feature = Callable[[Queries], Tensor]
-"""Queries -> [queries, items] log-scores."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -71,11 +67,8 @@ def measured(one: Path, other: Path, *, counts: bool) -> dict[str, Any]:
         raise SystemExit(
             "The runs have other clients. Give two with the same data, the same [clients] and the same seed."
         )
-    mixes: dict[str, tuple[str, ...]] = {"mixed": (FIRST, SECOND)}
-    if counts:
-        mixes |= {"counted": (FIRST, *COUNTS), "all": (FIRST, SECOND, *COUNTS)}
-    users: dict[str, list[UserMetrics]] = {name: [] for name in (FIRST, SECOND, *mixes)}
-    weights: dict[str, dict[str, dict[str, float]]] = {name: {} for name in mixes}
+    users: dict[str, list[UserMetrics]] = {}
+    weights: dict[str, dict[str, dict[str, float]]] = {}
     pairs = zip(parts.clients(parts.owners), others.clients(others.owners), strict=True)
     with parts.reached(), others.reached():
         for mine, theirs in pairs:
@@ -83,15 +76,12 @@ def measured(one: Path, other: Path, *, counts: bool) -> dict[str, Any]:
             mine.best = rows[client].to(parts.backbone.device)
             theirs.best = other_rows[client].to(others.backbone.device)
             with ExitStack() as stack:
-                features = {FIRST: _alone(mine, stack), SECOND: _alone(theirs, stack)}
-                if counts:
-                    features |= _counted(parts, mine)
-                evidence, asked = _evidence(features, mine.queries(Part.VALIDATION), parts)
-                for name, used in mixes.items():
-                    weights[name][client] = learned(evidence, asked, list(features), used, parts)
-                chosen = {FIRST: {FIRST: 1.0}, SECOND: {SECOND: 1.0}, **{n: weights[n][client] for n in mixes}}
-                for name, found in _tested(features, chosen, mine.queries(Part.TEST), parts).items():
-                    users[name].append(found)
+                first, second = (_scorer(each, stack) for each in (mine, theirs))
+                known, chosen = mixes(parts, mine, first, second, counts=counts)
+                for name, found in tested(known, chosen, mine.queries(Part.TEST), parts).items():
+                    users.setdefault(name, []).append(found)
+            for name in chosen:
+                weights.setdefault(name, {})[client] = dict(chosen[name])
     figures = {name: together(each) for name, each in users.items()}
     compared = [("mixed", FIRST), ("mixed", SECOND), *([("all", "counted"), ("all", "mixed")] if counts else [])]
     gains: dict[str, dict[str, Any]] = {}
@@ -102,79 +92,59 @@ def measured(one: Path, other: Path, *, counts: bool) -> dict[str, Any]:
         "runs": [settings_of(run.config) for run in (parts, others)],
         **{name: figures_by_client(each, owners, parts.assignment.names) for name, each in figures.items()},
         **gains,
-        "weights": {client: list(each.values()) for client, each in weights.pop("mixed").items()},
-        "weights_with_counts": weights,
+        "weights": {client: list(each.values()) for client, each in weights["mixed"].items()},
+        **({"weights_with_counts": {name: weights[name] for name in ("counted", "all")}} if counts else {}),
     }
 
 
-def learned(
-    evidence: Evidence, queries: Queries, names: Sequence[str], used: Sequence[str], parts: Parts
-) -> dict[str, float]:
-    """Return the weights of the features `used`: those of all these queries, or the first model alone where the mix ranks no
-    better on halves that it was not learned from.
-    """
-    known = replace(evidence, features=evidence.features[[names.index(name) for name in used]])
-    halves = [np.arange(start, len(queries), 2, dtype=np.int64) for start in (0, 1)]
-    alone, mixed = [], []
-    for learning, trying in (halves, halves[::-1]):
-        asked, tried = queries.select(trying), known.select(trying)
-        alone.append(_ranked(tried.mixed(known.only_model()), asked, parts))
-        mixed.append(_ranked(tried.mixed(learned_weights(known.select(learning))), asked, parts))
-    better = together(mixed).overall()[KEY] > together(alone).overall()[KEY]
-    weights = learned_weights(known) if better else known.only_model()
-    return dict(zip(used, weights.tolist(), strict=True))
-
-
-def _evidence(features: Mapping[str, Feature], queries: Queries, parts: Parts) -> tuple[Evidence, Queries]:
-    """Return what some of the queries say, evenly spaced over all, and these queries."""
-    items, count = len(parts.dataset.catalogue), min(len(queries), USERS)
-    queries = queries.select(np.linspace(0, max(len(queries) - 1, 0), count).astype(np.int64))
-    values = torch.stack(
-        [torch.cat([each(part) for part in queries.asked().batches(BATCH)]) for each in features.values()]
+def mixes(
+    parts: Parts, client: Client, first: CatalogueScorer, second: CatalogueScorer, *, counts: bool
+) -> tuple[dict[str, Feature], dict[str, dict[str, float]]]:
+    """Return all features by name, and the weights of each mix of them, learned on the client's validation users."""
+    statistics = COUNTS if counts else ()
+    own = Fusion(FusionSettings(statistics=statistics, users=USERS), parts.dataset, client.users)
+    counted = {FIRST if name == MODEL else name: feature for name, feature in own.features(first).items()}
+    features = {FIRST: counted.pop(FIRST), SECOND: own.features(second)[MODEL], **counted}
+    used: dict[str, tuple[str, ...]] = {"mixed": (FIRST, SECOND)}
+    if counts:
+        used |= {"counted": (FIRST, *counted), "all": tuple(features)}
+    masked = parts.config.evaluation.mask_history
+    evidence, queries = gathered(
+        list(features.values()),
+        client.queries(Part.VALIDATION),
+        len(parts.dataset.catalogue),
+        users=USERS,
+        mask_history=masked,
+        batch=BATCH,
     )
-    masked = torch.zeros(len(queries), items, dtype=torch.bool)
-    if parts.config.evaluation.mask_history:
-        masked = torch.isinf(mask_histories(torch.zeros(len(queries), items), queries.histories))
-    rows, targets = target_pairs(queries.targets, items)
-    possible = ~masked[torch.from_numpy(rows), torch.from_numpy(targets)].numpy()
-    return Evidence(values, masked, rows[possible], targets[possible]), queries
+    chosen = {FIRST: {FIRST: 1.0}, SECOND: {SECOND: 1.0}}
+    for name, names in used.items():
+        places = [list(features).index(each) for each in names]
+        weights, _, _ = tried_on_halves(
+            replace(evidence, features=evidence.features[places]), queries, mask_history=masked
+        )
+        chosen[name] = dict(zip(names, weights.tolist(), strict=True))
+    return features, chosen
 
 
-def _tested(
+def tested(
     features: Mapping[str, Feature], chosen: Mapping[str, Mapping[str, float]], queries: Queries, parts: Parts
 ) -> dict[str, UserMetrics]:
     """Return the figures of each mix; every feature is computed once."""
     found: dict[str, list[UserMetrics]] = {name: [] for name in chosen}
+    masked = parts.config.evaluation.mask_history
     for part in queries.batches(BATCH):
-        values = {name: each(part.asked()) for name, each in features.items()}
+        values = {name: each(part.asked()).cpu() for name, each in features.items()}
         for name, weights in chosen.items():
-            terms = [weight * values[used] for used, weight in weights.items()]
-            found[name].append(_ranked(torch.stack(terms).sum(0), part, parts))
+            scores = torch.stack([weight * values[used] for used, weight in weights.items()]).sum(0)
+            found[name].append(evaluate(Given(scores), part, scores.shape[1], (10,), mask_history=masked, batch=BATCH))
     return {name: together(each) for name, each in found.items()}
 
 
-def _alone(client: Client, stack: ExitStack) -> Feature:
-    """Return the log-probabilities of a client's model, without its counts, for as long as `stack` is open."""
-    backbone, row = stack.enter_context(client.with_best())
-    scorer = client.scorer(backbone, row, None)
-    return lambda queries: log_softmax(scorer.scores(queries)).cpu()
-
-
-def _counted(parts: Parts, client: Client) -> dict[str, Feature]:
-    """Return what a client counts on its own training events."""
-    own = parts.dataset.of(client.users)
-    times = own.training_times()
-    now = None if times is None or not len(times) else int(times.max()) + 1
-    return {
-        name: partial(statistic_feature, statistic, now=now)
-        for name, statistic in fit_baselines(own, names=COUNTS).items()
-    }
-
-
-def _ranked(scores: Tensor, queries: Queries, parts: Parts) -> UserMetrics:
-    evaluation = parts.config.evaluation
-    batch = max(1, len(queries))
-    return evaluate(Given(scores), queries, scores.shape[1], (10,), mask_history=evaluation.mask_history, batch=batch)
+def _scorer(client: Client, stack: ExitStack) -> CatalogueScorer:
+    """Return a client's model, without its counts, for as long as `stack` is open."""
+    _, row = stack.enter_context(client.with_best())
+    return client.scorer(row, None)
 
 
 if __name__ == "__main__":

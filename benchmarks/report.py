@@ -196,8 +196,9 @@ def _item_vectors(r: Result) -> str:
     return (
         "The encoder reads the whole catalogue for each row that it trains from, validates, tests or recommends with. The vectors "
         "of each row that a client of the process asked about last are kept: whoever asks about the same adapters next gets them. "
-        f"{sample['rounds']} rounds on MovieTweetings, {sample['examples']} examples and {sample['users']} users of each of five "
-        "clients; all figures are equal.\n\n" + table(head, rows)
+        f"{sample['rounds']} rounds on MovieTweetings, {sample['examples']} training examples in all and {sample['users']} users of each of "
+        "five clients; all figures are equal. With more examples training is a larger part, and what is saved a smaller one.\n\n"
+        + table(head, rows)
     )
 
 

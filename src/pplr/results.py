@@ -181,7 +181,7 @@ def examples(
             with client.with_best() as (backbone, _):
                 row = rows[client.info.name].to(backbone.device)
                 learned = reports[client.info.name].fusion
-                scorer = client.scorer(backbone, row, None if learned is None else learned.weights)
+                scorer = client.scorer(row, None if learned is None else learned.weights)
                 shown += _examples_of(parts, client.info.name, backbone, row, scorer, queries.select(chosen))
     return shown
 

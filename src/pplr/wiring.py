@@ -49,6 +49,7 @@ class Parts:
         assignment: the client of each user.
         owners: the data of each client, in name order.
         backbone: the recommender without anybody's parameters.
+        item_vectors: what it has encoded of the catalogue for clients here.
         model: the language model's files.
         notes: what was done to the data.
         seconds: wall time of `data` and `model`.
@@ -61,6 +62,7 @@ class Parts:
     assignment: ClientAssignment
     owners: tuple[ClientData, ...]
     backbone: Backbone[Any]
+    item_vectors: ItemVectors
     model: ModelFiles
     notes: tuple[str, ...]
     seconds: dict[str, float]
@@ -128,7 +130,6 @@ class Parts:
             batch_users=16 if isinstance(self.config.backbone, GenerativeSettings) else 256,
             validation_users=evaluation.validation_users,
         )
-        vectors = ItemVectors(self.backbone)
         return [
             Client(
                 owner,
@@ -140,7 +141,7 @@ class Parts:
                 self.config.strategy.local_objective,
                 self.fusion(owner.users),
                 self.config.backbone.adapter.ranks.get(owner.name),
-                vectors,
+                self.item_vectors,
             )
             for owner in owners
         ]
@@ -193,7 +194,9 @@ def prepare(
     sizes = {"model": files.name, "trained": layout.size, "shared": layout.shared, "seconds": seconds["model"]}
     observer(Event("model_loaded", data=sizes))
     trunk = reach_trunk(config, files, [owner.name for owner in owners])
-    return Parts(config, dataset, assignment, owners, backbone, files, notes, seconds, trunk, silo)
+    return Parts(
+        config, dataset, assignment, owners, backbone, ItemVectors(backbone), files, notes, seconds, trunk, silo
+    )
 
 
 def _fusion_notes(config: Config, dataset: Dataset) -> Iterator[str]:

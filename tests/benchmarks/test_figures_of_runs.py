@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -18,7 +19,7 @@ from pplr.errors import PplrError
 from pplr.federation.strategies import Local, Pplr, Robust
 from pplr.models.backbone import CatalogueScorer
 from pplr.models.grounding import Written
-from whole_runs import configuration
+from whole_runs import configuration, copied
 
 
 def test_buckets_of_a_run_are_parts_of_what_it_has_measured(script, tmp_path, files, monkeypatch):
@@ -263,6 +264,20 @@ def test_two_models_beside_counts_are_what_fusion_makes_of_the_first_and_its_cou
         assert weights["first"] == pytest.approx(learned["model"], abs=1e-3)
         assert [weights[name] for name in statistics] == pytest.approx([learned[name] for name in statistics], abs=1e-3)
     assert set(found["all_minus"]) == {"counted", "mixed"}
+    for weights in found["weights_with_counts"]["all"].values():
+        assert list(weights) == ["first", "second", *statistics]
+
+
+def test_two_models_beside_counts_of_data_without_times(script, files, tmp_path):
+    data = copied(files, tmp_path / "data")
+    pl.read_csv(data / "events.csv").sort("time").drop("time").write_csv(data / "events.csv")
+    for name, strategy in {"one": "pplr", "other": "fedavg"}.items():
+        pplr.run(configuration(data, **SHORT, strategy={"kind": strategy}), tmp_path / name)
+    module, output = script("late_fusion"), tmp_path / "r.json"
+    runs = [str(tmp_path / "one"), str(tmp_path / "other")]
+    module.main([*runs, "--counts", "--name", "pair", "--output", str(output)])
+    found = json.loads(output.read_text(encoding="utf-8"))["pairs"]["pair"]
+    assert all("recent" not in weights for weights in found["weights_with_counts"]["all"].values())
 
 
 def test_of_two_models_the_one_that_knows_gets_the_weight(script):
@@ -282,11 +297,15 @@ def test_of_two_models_the_one_that_knows_gets_the_weight(script):
         def scores(self, asked, wanted=0):
             return torch.rand(len(asked), items, generator=torch.Generator().manual_seed(len(asked)))
 
-    def learned(**scorers: CatalogueScorer) -> dict[str, float]:
-        features = {name: lambda asked, scorer=scorer: scorer.scores(asked) for name, scorer in scorers.items()}
-        evidence, asked = module._evidence(features, queries, parts)
-        return module.learned(evidence, asked, list(features), list(features), parts)
+    client = SimpleNamespace(users=np.arange(len(data.user_ids)), queries=lambda part: queries)
+
+    def learned(first: CatalogueScorer, second: CatalogueScorer) -> dict[str, float]:
+        return module.mixes(parts, client, first, second, counts=False)[1]["mixed"]
 
     weights = learned(first=Guesses(), second=Knows())
     assert weights["second"] > 2 * weights["first"]
     assert learned(first=Knows(), second=Guesses())["second"] < 0.3
+    beside = module.mixes(parts, client, Guesses(), Knows(), counts=True)[1]
+    assert beside["all"]["second"] > 2 * beside["all"]["first"]
+    assert "second" not in beside["counted"]
+    assert learned(first=Knows(), second=Knows()) == {"first": 1.0, "second": 0.0}, "the mix ranks no better"

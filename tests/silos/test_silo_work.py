@@ -127,8 +127,8 @@ def test_a_silo_recommends_from_what_it_keeps_of_a_run(files, tmp_path):
     client = silo._client
     queries = client.queries(Part.TEST)
     weights = json.loads((result / "fusion.json").read_text())["shop-1"]
-    with client.with_best() as (backbone, row):
-        scores = client.scorer(backbone, row, weights).scores(queries)
+    with client.with_best() as (_, row):
+        scores = client.scorer(row, weights).scores(queries)
     best = top_items(scores, queries.histories, 5)
     ids = silo._parts.dataset.catalogue.ids
     for place in range(3):

@@ -101,7 +101,7 @@ class Client:
         """Make a client; with a `trunk` that a server holds, the backbone's trunk is that one.
 
         With a `fusion` it is tested, and recommends, by its model and its own statistics together. Of adapters it has
-        the first `rank` components, where that is given. Clients of one process share `vectors`; absent: its own.
+        the first `rank` components, where that is given. Clients of one backbone share `vectors`; absent: its own.
         """
         self._data = data
         self._backbone = backbone if trunk is None else backbone.behind(trunk)
@@ -319,10 +319,10 @@ class Client:
             fusion,
         )
 
-    def scorer(self, backbone: Backbone[Any], row: Tensor, weights: Weights | None) -> CatalogueScorer:
+    def scorer(self, row: Tensor, weights: Weights | None) -> CatalogueScorer:
         """Return what recommends with a row [P]: the model, or with `weights` the model and the client's statistics."""
-        parameters = backbone.layout.views(row)
-        model = backbone.scorer(parameters, self._item_vectors(self._measured, parameters))
+        parameters = self._backbone.layout.views(row)
+        model = self._backbone.scorer(parameters, self._item_vectors(self._measured, parameters))
         return model if weights is None or self._fusion is None else self._fusion.fused(model, weights)
 
     @property
@@ -333,7 +333,7 @@ class Client:
         """Return what `encode_catalogue` returns for these parameters of one of this client's rows."""
         if self._trunk is not None:  # a part of the adapters is with the server
             return self._backbone.encode_catalogue(parameters)
-        return self._vectors.of(f"{self.info.name}/{which}", parameters)
+        return self._vectors.encoded(parameters, f"{self.info.name}/{which}")
 
     def _learned(self, fusion: Fusion, model: CatalogueScorer) -> Learned:
         measuring = self._measuring

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from pplr.fusion.scorer import MODEL, NEW, FusedScorer, Given, Weights, log_soft
 from pplr.fusion.settings import FusionSettings
 from pplr.fusion.weights import Evidence, learned_weights
 from pplr.models.backbone import CatalogueScorer
+
+Feature = Callable[[Queries], Tensor]
+"""Queries -> [queries, items] log-scores."""
 
 KEY = "ndcg@10"
 _ELEMENTS = 1 << 24
@@ -95,44 +98,78 @@ class Fusion:
         Raises:
             NumericalError: a score of the model is not finite.
         """
-        evidence, queries = self._evidence(model, validation, mask_history=mask_history, batch=batch)
-        names = [MODEL, *self.statistics, *([] if evidence.new_items is None else [NEW])]
-        only_model = evidence.only_model()
-        halves = [np.arange(start, len(queries), 2, dtype=np.int64) for start in (0, 1)]
-        alone, mixed = [], []
-        for learning, trying in (halves, halves[::-1]):
-            weights, kept, asked = (
-                learned_weights(evidence.select(learning)),
-                evidence.select(trying),
-                queries.select(trying),
-            )
-            alone.append(_ranked(kept, asked, only_model, mask_history=mask_history))
-            mixed.append(_ranked(kept, asked, weights, mask_history=mask_history))
-        both = Learned({}, mean_of_known(np.concatenate(alone)), mean_of_known(np.concatenate(mixed)), len(queries))
-        found = learned_weights(evidence) if len(halves[1]) and both.mixed > both.alone else only_model
-        return replace(both, weights=dict(zip(names, found.tolist(), strict=True)))
+        features = self.features(model)
+        evidence, queries = gathered(
+            list(features.values()),
+            validation,
+            len(self._dataset.catalogue),
+            users=self._settings.users,
+            mask_history=mask_history,
+            batch=batch,
+            new_items=self._new_items(model),
+        )
+        names = [*features, *([] if evidence.new_items is None else [NEW])]
+        weights, alone, mixed = tried_on_halves(evidence, queries, mask_history=mask_history)
+        return Learned(dict(zip(names, weights.tolist(), strict=True)), alone, mixed, len(queries))
 
-    def _evidence(
-        self, model: CatalogueScorer, queries: Queries, *, mask_history: bool, batch: int
-    ) -> tuple[Evidence, Queries]:
-        """Return what some of the queries say, evenly spaced over all, and these queries."""
-        items = len(self._dataset.catalogue)
-        count = min(len(queries), self._settings.users, max(2, _ELEMENTS // items))
-        queries = queries.select(np.linspace(0, max(len(queries) - 1, 0), count).astype(np.int64))
-        features = torch.zeros(1 + len(self.statistics), count, items)
-        for start, part in zip(range(0, count, batch), queries.asked().batches(batch), strict=True):
-            rows = slice(start, start + len(part))
-            features[0, rows] = log_softmax(finite_scores(model, part, items)).cpu()
-            for place, statistic in enumerate(self.statistics.values(), start=1):
-                features[place, rows] = statistic_feature(statistic, part, self._now)
-        masked = torch.zeros(count, items, dtype=torch.bool)
-        if mask_history:
-            masked = torch.isinf(mask_histories(torch.zeros(count, items), queries.histories))
-        rows_of, targets = target_pairs(queries.targets, items)
-        possible = ~masked[torch.from_numpy(rows_of), torch.from_numpy(targets)].numpy()
-        new_items = self._new_items(model)
-        new_items = None if new_items is None else new_items.cpu()
-        return Evidence(features, masked, rows_of[possible], targets[possible], new_items), queries
+    def features(self, model: CatalogueScorer) -> dict[str, Feature]:
+        """Return what weights are learned for, by name: the model first, then the statistics."""
+        counted = {name: partial(statistic_feature, each, now=self._now) for name, each in self.statistics.items()}
+        return {MODEL: partial(_log_probabilities, model, items=len(self._dataset.catalogue)), **counted}
+
+
+def gathered(
+    features: Sequence[Feature],
+    queries: Queries,
+    items: int,
+    *,
+    users: int,
+    mask_history: bool,
+    batch: int,
+    new_items: Tensor | None = None,
+) -> tuple[Evidence, Queries]:
+    """Return what some of the queries say, evenly spaced over all, and these queries.
+
+    They are `users` at most, and fewer where the catalogue of `items` is large; features see `batch` of them at once.
+    """
+    count = min(len(queries), users, max(2, _ELEMENTS // items))
+    queries = queries.select(np.linspace(0, max(len(queries) - 1, 0), count).astype(np.int64))
+    values = torch.zeros(len(features), count, items)
+    for start, part in zip(range(0, count, batch), queries.asked().batches(batch), strict=True):
+        for place, feature in enumerate(features):
+            values[place, start : start + len(part)] = feature(part).cpu()
+    masked = torch.zeros(count, items, dtype=torch.bool)
+    if mask_history:
+        masked = torch.isinf(mask_histories(torch.zeros(count, items), queries.histories))
+    rows_of, targets = target_pairs(queries.targets, items)
+    possible = ~masked[torch.from_numpy(rows_of), torch.from_numpy(targets)].numpy()
+    new_items = None if new_items is None else new_items.cpu()
+    return Evidence(values, masked, rows_of[possible], targets[possible], new_items), queries
+
+
+def tried_on_halves(evidence: Evidence, queries: Queries, *, mask_history: bool) -> tuple[Floats, float, float]:
+    """Return weights, and NDCG@10 of the first feature alone and of the mix, each half ranked with what the other half taught.
+
+    The weights are those of all queries, or of the first feature alone where the mix does not rank better.
+    """
+    only_first = evidence.only_model()
+    halves = [np.arange(start, len(queries), 2, dtype=np.int64) for start in (0, 1)]
+    alone, mixed = [], []
+    for learning, trying in (halves, halves[::-1]):
+        weights, kept, asked = (
+            learned_weights(evidence.select(learning)),
+            evidence.select(trying),
+            queries.select(trying),
+        )
+        alone.append(_ranked(kept, asked, only_first, mask_history=mask_history))
+        mixed.append(_ranked(kept, asked, weights, mask_history=mask_history))
+    of_first, of_mix = (mean_of_known(np.concatenate(each)) for each in (alone, mixed))
+    better = len(halves[1]) and of_mix > of_first
+    return learned_weights(evidence) if better else only_first, of_first, of_mix
+
+
+def _log_probabilities(model: CatalogueScorer, queries: Queries, items: int) -> Tensor:
+    return log_softmax(finite_scores(model, queries, items))
 
 
 def _ranked(evidence: Evidence, queries: Queries, weights: Floats, *, mask_history: bool) -> Floats:

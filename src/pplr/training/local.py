@@ -123,12 +123,13 @@ def train_locally(
     are `elsewhere` take the same steps there, and the gradient is clipped by the norm over both places. A `pull` is part
     of what is minimised, but not of the loss that is reported. With `own_items` the rows of shared tables move only
     where their items are among the examples'. Where moments are kept the optimiser goes on
-    from `moments`. `encode` gives the item vectors that training starts from, absent: the backbone's `encode_catalogue`.
+    from `moments`. `encode` gives item vectors, at first and whenever they are made anew; absent: the backbone's `encode_catalogue`.
 
     Raises:
         NumericalError: the loss or the gradient is not finite.
     """
     watch = _Stopwatch(backbone.device)
+    encode = encode or backbone.encode_catalogue
     factors = backbone.rate_factors(examples, settings.item_rate, own_items)
     optimiser = RowOptimiser(backbone.layout, row, settings.weight_decay, pull, factors)
     kept = moments if settings.moments == "kept" else None
@@ -145,11 +146,9 @@ def train_locally(
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(derive(place.seed, "dropout", place.client, place.round))
         for step, (epoch_starts, batch) in enumerate(schedule, start=1):
-            if step == 1:
-                catalogue = (encode or backbone.encode_catalogue)(trained.frozen())
-                watch.lap("encode")
-            elif epoch_starts and backbone.refresh(place.progress) == "epoch":
-                catalogue = backbone.encode_catalogue(trained.frozen())
+            if step == 1 or (epoch_starts and backbone.refresh(place.progress) == "epoch"):
+                catalogue = None  # not held beside the new ones
+                catalogue = encode(trained.frozen())
                 watch.lap("encode")
             loss = backbone.loss(trained.named, catalogue, examples, batch, training=True)
             total += _finite(float(loss.total.detach()), "loss", place, step)
