@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import tiny
@@ -130,6 +130,8 @@ def test_equal_weights_add_up_all_that_clients_have_learnt():
 
 
 @given(st.integers(0, 2**31), st.integers(2, 6), st.floats(0, 0.999))
+@example(0, 3, 1.3848383324570224e-155)
+@example(0, 3, 5e-324)
 def test_rescaled_steps_are_never_shorter_than_sums(seed, count, self_weight):
     _, _, matrix, _ = trained(seed, count)
     matrix = self_weight * np.eye(count) + (1 - self_weight) * matrix

@@ -18,6 +18,10 @@ Combining = Literal["submodel", "sum", "rescaled"]
 """What becomes of the steps of those who have an item: averaged, added up, or added up and stretched."""
 
 
+LEAST = 1e-100
+"""What a client takes from another counts as nothing below this part of what it takes most."""
+
+
 def item_tables(layout: Layout) -> list[str]:
     """Return the names of the tables of items that `layout` shares."""
     return [spec.name for spec in layout.specs if spec.table and not spec.private]
@@ -81,7 +85,8 @@ def _add_up_(table: Tensor, before: Tensor, matrix: Floats, trained: NDArray[np.
     if not len(takers) or not table.numel():
         return
     weights = torch.from_numpy(matrix[np.ix_(takers, givers)]).to(table.device)
-    relative = weights / weights.amax(1, keepdim=True)  # squares of what is smallest do not become zero for all
+    relative = weights / weights.amax(1, keepdim=True)
+    relative = torch.where(relative < LEAST, 0.0, relative)  # whose squares are too small for a number
     counted = relative * torch.from_numpy(trained[givers]).to(relative)
     everyone = (counted.sum(1, keepdim=True).square() / counted.square().sum(1, keepdim=True)).nan_to_num()  # n
     width = math.prod(table.shape[2:])
